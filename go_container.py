@@ -1,0 +1,2058 @@
+#!/usr/bin/env python3
+"""Run a command in a Linux container: `sudo python3 go_container.py run /bin/sh`.
+
+All of it is in this file, to be read from top to bottom: the map, the stories (`run` on the
+host side, `child` on the container side, `middle` between them), then the steps in the order
+in which the stories tell them, then the plumbing.
+
+    host side                                         container side
+    run ── fork ──▶ middle
+     │ make the leaf   unshare(USER|PID|NS|UTS|IPC)
+     ◀── "unshared" ───┤
+    write uid_map, gid_map
+     ── "mapped" ─────▶┤
+     ◀── "forked" ─── fork ───────────────────────────▶ PID 1: this file again, as `child`
+     │                 guard: kills PID 1               │ (a second interpreter starts,
+    idmap the root,    │      when run is gone           │  8–13 ms in which run prepares)
+    compile seccomp    │                                │
+     ── "go", descriptors ────────────────────────────▶ join the cgroup, become root inside,
+     │                 │                                hostname, pivot_root, /dev, /proc,
+     │                 │                                drop privileges
+     ◀── "failed …", or end of file: close-on-exec ─────┤
+    forward signals,   │                                exec the command
+    relay the terminal │                                │
+     ◀── exit code ── wait ◀────────────────────────────┘
+    report limits that were hit, remove the leaf, exit as the command did
+
+One AF_UNIX socketpair carries the messages, and descriptors with them (SCM_RIGHTS, unix(7)).
+Every receive checks for end of file: so each side learns that the other one has died.
+"""
+
+from __future__ import annotations
+
+import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _socket, _ctypes
+
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
+
+import _ctypes
+import _socket
+import errno
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False  # typing's own takes 10 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
+
+CODE = sys._getframe().f_code  # this file, compiled, for fork_pid_1() to hand on
+
+# ── What a container is made of ──────────────────────────────────────────────────────────────
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
+LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+         ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
+MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug",
+          "scsi", "timer_list", "timer_stats")  # in /proc: what the host does not tell
+READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc: the host's switches
+RESOLV_CONF = "/etc/resolv.conf"
+
+IDS = 65536  # user and group ids in a container: 0–65535
+FIRST_ID = 100000  # what 0 inside is outside, unless /etc/subuid says otherwise
+
+# Docker's fourteen, by the names of capabilities(7).
+CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid",
+                "setpcap", "net_bind_service", "net_raw", "sys_chroot", "mknod",
+                "audit_write", "setfcap")
+
+# System calls that Docker's seccomp profile closes, below the capability that opens them again.
+CLOSED_CALLS = {
+    "": "_sysctl add_key afs_syscall create_module get_kernel_syms io_uring_enter "
+        "io_uring_register io_uring_setup kexec_file_load kexec_load keyctl nfsservctl "
+        "query_module request_key sysfs uselib userfaultfd ustat vm86 vm86old",
+    "bpf": "bpf",
+    "dac_read_search": "open_by_handle_at",
+    "perfmon": "perf_event_open",
+    "sys_admin": "fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount "
+                 "mount_setattr move_mount open_tree pivot_root quotactl quotactl_fd "
+                 "setdomainname sethostname setns swapoff swapon umount umount2 unshare",
+    "sys_boot": "reboot",
+    "sys_module": "delete_module finit_module init_module",
+    "sys_nice": "get_mempolicy mbind move_pages set_mempolicy",
+    "sys_pacct": "acct",
+    "sys_ptrace": "kcmp pidfd_getfd process_madvise",
+    "sys_rawio": "ioperm iopl",
+    "sys_time": "clock_adjtime clock_settime settimeofday stime",
+    "sys_tty_config": "vhangup",
+    "syslog": "syslog",
+}
+
+HELP = """\
+usage: go_container.py run [OPTIONS] COMMAND [ARG...]
+       go_container.py pull [OPTIONS] [FILE|URL]
+
+run: start COMMAND in a container, as docker run does, and end with its exit code
+  -e, --env K=V|K            set a variable (K alone: to the value that it has here)
+  -h, --hostname NAME        the name inside (default: container)
+      --init                 a small PID 1 that forwards signals and reaps orphans
+  -i, --interactive          as Docker's; standard input is always handed on
+      --network host|none    the host's network, or an empty one (default: host)
+      --read-only            a root that cannot be written to
+      --rootfs DIR           the root (default: alpine-fs here, else beside this file)
+      --stop-timeout SECS    from a signal that PID 1 ignores to its end (default: 10)
+  -t, --tty                  a terminal of its own (if stdin and stdout are terminals: always)
+  -u, --user USER[:GROUP]    numbers, or names from the root's /etc/passwd and /etc/group
+  -v, --volume SRC:DST[:ro]  show SRC of the host as DST inside
+  -w, --workdir DIR          where the command starts (default: /)
+
+limits, within those that cgroup.sh gave to all containers together:
+      --cgroup-parent NAME   what cgroup.sh prepared (default: demo); none: no limits at all
+      --cpus N               processors, such as 0.5
+  -m, --memory SIZE          bytes, or with b, k, m, g
+      --pids-limit N         processes
+
+walls, and doors in them:
+      --cap-add CAP, --cap-drop CAP      to or from Docker's fourteen capabilities; ALL
+      --security-opt seccomp=unconfined  every system call
+      --userns host-root                 root inside is root outside
+
+pull: fill alpine-fs, by default with Alpine Linux, checked against its SHA-256
+      --busybox              with the host's static busybox instead, without any network
+      --force                replace what is there
+      --rootfs DIR           fill DIR instead
+      --sha256 HEX           what FILE or URL must hash to
+
+exit code: the command's own; 128+N if signal N ended it; 127 if it was not found and 126 if it
+cannot be run; 125 if there was no container, and a line on standard error says why
+"""
+
+# ── The stories ──────────────────────────────────────────────────────────────────────────────
+
+
+def run(words: list[str]) -> int:
+    """The host side: make a container, stay beside it, leave nothing behind.
+
+    words: [OPTIONS] COMMAND [ARG...], as in docker-run(1). Returns the exit code.
+    Raises Failure when there is no container, with nothing of one left.
+    """
+    host = Host(*parse_run(words))
+    host.words = words
+    try:
+        perform(
+            host,
+            hold_signals,
+            find_root,
+            choose_terminal,
+            find_cgroup,
+            fork_middle,  # whose story is middle(); that of its child PID 1 is child()
+            make_leaf,
+            map_ids,
+            clone_mounts,
+            meet_pid_1,
+            compile_seccomp,
+            say_go,
+            sweep_leaves,
+            await_exec,
+            supervise,
+            report_limits,
+        )
+        return host.exit_code
+    finally:
+        clean_up(host)
+
+
+def middle(host: Host) -> NoReturn:
+    """Between the sides: enter new namespaces, fork their first process, stay as its guard."""
+    perform_or_tell(host, unshare_namespaces, keep_capabilities, fork_pid_1)
+    os._exit(guard(host))
+
+
+def child(words: list[str]) -> NoReturn:
+    """The container side: PID 1 furnishes the container, then becomes the command.
+
+    words: the same as run's. What only run can know comes with its "go". Whatever goes wrong
+    before the command runs is told to run, which reports it. Raises Failure by hand.
+    """
+    inside = Inside(run_socket(), *parse_run(words))
+    perform_or_tell(
+        inside,
+        receive_go,
+        join_cgroup,
+        join_session,
+        become_root,
+        set_hostname,
+        start_loopback,
+        fetch_from_host,
+        enter_root,
+        make_dev,
+        mount_proc,
+        mount_volumes,
+        enter_workdir,
+        lock_root,
+        find_user,
+        open_terminal,
+        drop_privileges,
+        reset_process,
+        close_system_calls,
+        start_init,
+        exec_command,
+    )
+    os._exit(125)  # not reached: exec_command does not return
+
+
+def perform(side: Any, *steps: Callable[[Any], None]) -> None:
+    """Go through the steps of a story. Raises Failure, also for an OSError that a step let out."""
+    for step in steps:
+        try:
+            step(side)
+        except OSError as error:
+            where = f" {os.fsdecode(error.filename)}" if error.filename else ""
+            raise Failure(f"{step.__name__}{where}: {error.strerror}") from None
+
+
+def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
+    """perform(), for the two processes whose failures run reports."""
+    try:
+        perform(side, *steps)
+    except Failure as failure:
+        send(side.socket, f"failed {failure.code} {failure}")
+        os._exit(125)
+    except BaseException as error:  # a defect of this file; still one line, no traceback
+        send(side.socket, f"failed 125 internal error: {error!r}")
+        os._exit(125)
+
+
+class Host:
+    """What run and the middle know of their container."""
+
+    words: list[str]
+    socket: _socket.socket  # to the container side; in the middle: to run
+    signals = -1  # signalfd with what was sent to run
+    lifeline = -1  # pidfd of run
+    middle = 0  # pid, until it is reaped
+    pid_1 = 0  # as the host sees it
+    pid_1_fd = -1  # pidfd
+    filter = -1  # memfd with the seccomp program
+    leaf = ""
+    exit_code = 125
+
+    def __init__(self, options: Options, command: list[str]) -> None:
+        self.options, self.command = options, command
+        self.cgroups: list[Cgroup] = []
+        self.mounts: list[tuple[str, int]] = []  # the root, volumes: name, detached mount
+        self.terminal: list[Any] = []  # attributes of the caller's, to be restored
+        self.relay: Relay | None = None
+        self.kept: list[int] = []  # signals for the command, before there is one
+
+
+class Inside:
+    """What child knows of its container."""
+
+    ids = 1  # how many there are inside
+    user, group, groups, home = 0, 0, [0], "/root"
+
+    def __init__(self, socket: _socket.socket, options: Options, command: list[str]) -> None:
+        self.socket, self.options, self.command = socket, options, command
+        self.given: list[tuple[str, int]] = []  # by name: descriptors from run or the host
+
+    def take(self, name: str) -> list[int]:
+        """The descriptors of that name, which are the caller's to close from now on."""
+        taken = [fd for given, fd in self.given if given == name]
+        self.given = [pair for pair in self.given if pair[0] != name]
+        return taken
+
+
+# ── run's steps, on the host side ────────────────────────────────────────────────────────────
+
+
+def hold_signals(host: Host) -> None:
+    """Signals become messages on a descriptor, so that none is lost and none stops us halfway.
+
+    signalfd(2). What the caller ignores, as nohup(1) does, stays ignored. Descriptors that the
+    caller left open are closed: the guard would keep them open as long as the container lives.
+    """
+    os.closerange(3, 1 << 20)
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:  # a closed standard descriptor would
+        os.set_inheritable(fd, True)  # become the next file that we open, and go to the command
+    os.close(fd)
+    held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN]
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
+    mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
+    host.signals = signalfd(-1, mask, os.O_CLOEXEC)
+    host.lifeline = os.pidfd_open(os.getpid())
+
+
+def find_root(host: Host) -> None:
+    """The directory that becomes / inside; the default one is filled first, if it is empty."""
+    path = host.options.rootfs or default_root()
+    if not host.options.rootfs and not root_entries(path, missing_is_empty=True):
+        pull_or_busybox(path)
+    try:
+        entries = root_entries(path)
+    except OSError as error:
+        raise Failure(f"the root {path}: {error.strerror}; pull makes one") from None
+    if not entries:
+        raise Failure(f"the root {path} is empty; pull --rootfs {path} fills it")
+    for source, target, _ in host.options.volume:
+        if not os.path.exists(source):
+            raise Failure(f"--volume {source}:{target}: {source} does not exist on the host")
+
+
+def choose_terminal(host: Host) -> None:
+    """Without a terminal of its own, no job control, no Ctrl-C, and ours within its reach."""
+    if host.options.tty and host.options.interactive and not os.isatty(0):
+        raise Failure("the input device is not a TTY; leave out -t")
+    if wants_terminal(host.options) and os.isatty(0):
+        import termios
+
+        host.terminal = termios.tcgetattr(0)
+
+
+def find_cgroup(host: Host) -> None:
+    """The cgroup that cgroup.sh prepared, in each hierarchy that has a controller we need."""
+    options = host.options
+    if options.cgroup_parent != "none":
+        wanted = ["pids", "memory"] + ["cpu"] * bool(options.cpus)
+        host.cgroups = open_cgroups(options.cgroup_parent, wanted)
+        host.leaf = f"run-{os.urandom(6).hex()}"
+    elif options.memory or options.pids_limit or options.cpus:
+        raise Failure("--cgroup-parent none means no limits: leave out either it or them")
+    v2 = any(each.version == 2 for each in host.cgroups)
+    if v2 and 0 < options.memory < MINIMUM_V2:  # child's interpreter starts inside the limit
+        raise Failure(f"--memory {options.memory}: on cgroup v2 at least {MINIMUM_V2 >> 20}m")
+
+
+def fork_middle(host: Host) -> None:
+    """A process in between: who unshares a PID namespace stays outside, its children enter."""
+    host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
+    host.middle = os.fork()
+    if host.middle == 0:
+        host.socket.close()
+        host.socket = theirs
+        middle(host)
+    theirs.close()
+
+
+def make_leaf(host: Host) -> None:
+    """A cgroup of its own below the prepared one: the limits there hold, these only tighten."""
+    options = host.options
+    for cgroup in host.cgroups:
+        cgroup.make_leaf(host.leaf)
+        if "pids" in cgroup.controllers and options.pids_limit > 0:
+            cgroup.write("pids.max", options.pids_limit)
+        if "memory" in cgroup.controllers and options.memory:
+            cgroup.limit_memory(options.memory)
+        if "cpu" in cgroup.controllers and options.cpus:
+            cgroup.limit_cpus(options.cpus)
+
+
+def map_ids(host: Host) -> None:
+    """Which ids outside the ids inside stand for: root in the container is nobody on the host.
+
+    user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
+    is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
+    """
+    wait_for(host, "unshared")
+    proc, uid, gid = f"/proc/{host.middle}", os.geteuid(), os.getegid()
+    uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
+    if host.options.userns == "host-root":
+        say("warning: --userns host-root: root inside is root outside")
+        write(f"{proc}/uid_map", f"0 0 {IDS}")
+        write(f"{proc}/gid_map", f"0 0 {IDS}")
+    elif uid == 0:
+        write(f"{proc}/uid_map", f"0 {uids or FIRST_ID} {IDS}")
+        write(f"{proc}/gid_map", f"0 {gids or FIRST_ID} {IDS}")
+    elif uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
+        spawn(newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
+        spawn(newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
+    else:
+        write(f"{proc}/uid_map", f"0 {uid} 1")
+        write(f"{proc}/setgroups", "deny")  # or the kernel refuses the next line
+        write(f"{proc}/gid_map", f"0 {gid} 1")
+    host.socket.send(b"mapped")
+
+
+def clone_mounts(host: Host) -> None:
+    """The root and the volumes with ids shifted the same way: what is uid 0's on disk is root's.
+
+    An idmapped mount translates owners on the way (mount_setattr(2)); nothing is chowned. Only
+    root may make one: for a normal user, child clones the mounts as they are.
+    """
+    if os.geteuid() != 0:
+        return
+    shift = -1
+    if host.options.userns != "host-root":
+        shift = os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
+    host.mounts = list(clone_for(host.options, shift, recursive=False))
+
+
+def meet_pid_1(host: Host) -> None:
+    """Who PID 1 is outside; cgroup v2 takes it in now, while its interpreter starts.
+
+    The first write of another's pid waits 12–14 ms for an RCU grace period; v1 lets PID 1
+    write for itself, later and at once: join_cgroup().
+    """
+    words, (host.pid_1_fd,) = wait_for(host, "forked")
+    host.pid_1 = int(words[1])
+    for cgroup in host.cgroups:
+        if cgroup.version == 2:
+            cgroup.write("cgroup.procs", host.pid_1)
+
+
+def compile_seccomp(host: Host) -> None:
+    """A program in the kernel that refuses system calls which a container does not need.
+
+    seccomp(2). libseccomp knows the numbers and writes the BPF. It happens here because run
+    is idle while child's interpreter starts: it costs no time, and child loads no library.
+    """
+    if host.options.security_opt == "seccomp=unconfined":
+        return
+    try:
+        library = _ctypes.dlopen("libseccomp.so.2", 0)
+    except OSError:
+        raise Failure("libseccomp.so.2 is missing: apt install libseccomp2, or spell out "
+                      "--security-opt seccomp=unconfined") from None
+    context = c_function("seccomp_init", library)(SCMP_ACT_ALLOW)
+    # i386 and x32 reach the same kernel by other numbers, past these rules: refuse them.
+    c_function("seccomp_attr_set", library)(context, SCMP_FLTATR_ACT_BADARCH, refuse(errno.ENOSYS))
+    resolve = c_function("seccomp_syscall_resolve_name", library, check=False)
+    add = c_function("seccomp_rule_add_array", library, check=False)
+    for action, name, argument, mask, value in seccomp_rules(host.options):
+        number = resolve(name)
+        comparison = b"".join(part.to_bytes(size, sys.byteorder) for part, size in
+                              ((argument, 4), (SCMP_CMP_MASKED_EQ, 4), (mask, 8), (value, 8)))
+        if number != SCMP_ERROR and add(context, action, number, int(mask != 0), comparison):
+            raise Failure(f"seccomp_rule_add {name}: libseccomp refuses the rule")
+    host.filter = os.memfd_create("seccomp")
+    c_function("seccomp_export_bpf", library)(context, host.filter)
+
+
+def say_go(host: Host) -> None:
+    """Hand over what only the host can open, every descriptor by its name in the message."""
+    named = list(host.mounts)
+    if host.filter >= 0:
+        named.append(("filter", host.filter))
+    named += [("tasks", each.open_tasks()) for each in host.cgroups if each.version == 1]
+    send(host.socket, " ".join(["go", *(name for name, _ in named)]), *(fd for _, fd in named))
+
+
+def sweep_leaves(host: Host) -> None:
+    """Leaves of runs that were killed together with their guard: nobody holds their lock."""
+    for cgroup in host.cgroups[:1]:
+        for name in os.listdir(cgroup.parent):
+            if name.startswith("run-") and (orphan := lock(name, cgroup.parent)) >= 0:
+                remove_leaves(host.cgroups, name, patience=0)
+                os.close(orphan)
+
+
+def await_exec(host: Host) -> None:
+    """After "exec", end of file on the socket: exec has closed it, and now it is the command."""
+    words: list[str] = []
+    while words != [""]:
+        expected = ("exec", "terminal") if words != ["exec"] else ("",)
+        words, descriptors = wait_for(host, *expected)
+        if words == ["terminal"]:
+            host.relay = Relay(descriptors[0])
+    if host.terminal:
+        set_raw()
+
+
+def supervise(host: Host) -> None:
+    """Forward signals, relay the terminal, and wait for the end."""
+    ended = os.pidfd_open(host.middle)
+    for number in host.kept:
+        forward(host, number)
+    deadline, relay = 0.0, host.relay
+    poll = select.poll()
+    poll.register(host.signals, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    while True:
+        if relay:
+            relay.register(poll)
+        left = max(0, deadline - time.monotonic()) * 1000 if deadline else None
+        ready = dict(poll.poll(left))
+        if host.signals in ready:
+            deadline = on_signal(host, deadline)
+        if deadline and time.monotonic() >= deadline:
+            _signal.pidfd_send_signal(host.pid_1_fd, _signal.SIGKILL)
+        if relay:
+            relay.move(ready)
+        if ended in ready and (not relay or relay.drained or deadline):
+            break
+    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
+    host.middle = 0
+
+
+def on_signal(host: Host, deadline: float) -> float:
+    """Pass one signal on. Returns when to kill PID 1: it may have no handler for the signal."""
+    number = read_signal(host.signals)
+    if number == _signal.SIGWINCH and host.relay:
+        host.relay.resize()  # the kernel tells the foreground process group inside
+        return deadline
+    handled = number not in TERMINATING or catches(host.pid_1, number)
+    forward(host, number)
+    if handled:
+        return deadline
+    return time.monotonic() if deadline else time.monotonic() + host.options.stop_timeout
+
+
+def forward(host: Host, number: int) -> None:
+    """Send a signal to PID 1, which may have ended already."""
+    try:
+        _signal.pidfd_send_signal(host.pid_1_fd, number)
+    except ProcessLookupError:
+        pass
+
+
+def report_limits(host: Host) -> None:
+    """Say which limit was hit, as the kernel counted it: 137 alone explains nothing."""
+    for cgroup in host.cgroups:
+        for line in cgroup.events():
+            say(line)
+
+
+def clean_up(host: Host) -> None:
+    """After any ending: no process, no leaf, and the caller's terminal as it was."""
+    if host.terminal:
+        restore(host.terminal)
+    if host.middle:
+        host.socket.close()  # whoever still waits for a message sees its end
+        if host.pid_1_fd >= 0:
+            forward(host, _signal.SIGKILL)
+        else:
+            os.kill(host.middle, _signal.SIGKILL)
+        os.waitpid(host.middle, 0)
+    remove_leaves(host.cgroups, host.leaf)
+
+
+# ── The middle's steps ───────────────────────────────────────────────────────────────────────
+
+
+def unshare_namespaces(host: Host) -> None:
+    """New namespaces: own ids, processes, mounts, names and System V objects, none of the host's.
+
+    namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
+    """
+    os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
+    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
+    do(unshare, flags | CLONE_NEWNET * (host.options.network == "none"))
+    host.socket.send(b"unshared")
+
+
+def keep_capabilities(host: Host) -> None:
+    """Ambient capabilities survive the exec of `child`, which is not root in any namespace yet.
+
+    capabilities(7). It stays the caller for that exec: once it is root inside, nobody outside,
+    it could not read a Python or a script below a private directory such as /root.
+    """
+    prctl = load_prctl()
+    known = [number for number in prctl.ALL_CAPS if number <= last_capability()]
+    do(prctl.set_caps, (known, prctl.CAP_INHERITABLE, True))
+    for number in known:
+        do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
+
+
+def fork_pid_1(host: Host) -> None:
+    """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
+
+    With -I and -S Python takes nothing from the environment and skips `site` (4 ms).
+    `child` runs the code that run has compiled already: compiling it again takes 8 µs a line.
+    """
+    import marshal
+
+    prctl_folder = os.path.dirname(os.path.abspath(load_prctl().__file__))
+    code = os.memfd_create("go_container", 0)
+    os.write(code, marshal.dumps(CODE))
+    os.lseek(code, 0, os.SEEK_SET)
+    start = (f"import sys, marshal; sys.path.append({prctl_folder!r}); exec(marshal.load(open(4, "
+             f"'rb')), {{'__name__': '__main__', '__file__': {os.path.abspath(__file__)!r}}})")
+    if receive(host.socket) != ("mapped", []):
+        os._exit(125)  # run is gone, or gave up
+    pid = os.fork()
+    if pid == 0:
+        load_prctl().set_pdeathsig(_signal.SIGKILL)
+        os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
+        os.dup2(code, 4)
+        os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", start, "child", *host.words])
+    host.pid_1_fd = os.pidfd_open(pid)
+    send(host.socket, f"forked {pid}", host.pid_1_fd)
+    host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
+    os.close(code)
+    host.pid_1 = pid
+
+
+def guard(host: Host) -> int:
+    """When run dies, whatever killed it, everything inside dies. Returns PID 1's exit code.
+
+    pivot_root has taken the host's files from this process too, since it shares the mount
+    namespace: everything below works on descriptors, and nothing may be imported.
+    """
+    poll = select.poll()
+    poll.register(host.pid_1_fd, select.POLLIN)
+    poll.register(host.lifeline, select.POLLIN)
+    ready = dict(poll.poll())
+    if host.lifeline in ready:
+        forward(host, _signal.SIGKILL)
+    status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
+    if host.lifeline in ready:
+        if host.terminal:
+            restore(host.terminal)
+        remove_leaves(host.cgroups, host.leaf)
+    return exit_code(status)
+
+
+# ── child's steps, on the container side ─────────────────────────────────────────────────────
+
+
+def receive_go(inside: Inside) -> None:
+    """Wait until run has prepared the host side; die with the middle from now on."""
+    text, descriptors = receive(inside.socket)
+    if not text.startswith("go"):
+        os._exit(125)
+    inside.given = list(zip(text.split()[1:], descriptors))
+
+
+def join_cgroup(inside: Inside) -> None:
+    """In the cgroup before the command exists: not one instruction of it runs without limits.
+
+    cgroups(7). Writing 0 means oneself, and costs 0.03 ms. The cgroup namespace then begins
+    here, so that the container does not see where on the host it is.
+    """
+    for tasks in inside.take("tasks"):
+        os.write(tasks, b"0")
+        os.close(tasks)
+    do(unshare, CLONE_NEWCGROUP)
+
+
+def join_session(inside: Inside) -> None:
+    """A session and a session keyring of its own: no controlling terminal, no keys of the host's.
+
+    setsid(2), keyctl(2), session-keyring(7). Before it becomes root inside, since the kernel
+    allows an ordinary uid only 200 keys, and forgets old ones slowly.
+    """
+    os.setsid()
+    try:
+        syscall(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # a kernel without keys has none to hide
+            raise Failure(f"keyctl(KEYCTL_JOIN_SESSION_KEYRING): {error.strerror}") from None
+
+
+def become_root(inside: Inside) -> None:
+    """From here on uid 0 inside, and outside the id that stands for it.
+
+    setresuid clears the parent-death signal, so it is set again, and run may have died before.
+    """
+    prctl = load_prctl()
+    if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
+        do(os.setgroups, [])
+    do(os.setresgid, 0, 0, 0)
+    do(os.setresuid, 0, 0, 0)
+    inside.ids = sum(int(line.split()[2]) for line in lines_of("/proc/self/gid_map"))
+    do(prctl.set_pdeathsig, _signal.SIGKILL)
+    alive = select.poll()
+    alive.register(inside.socket, select.POLLIN)
+    if alive.poll(0):
+        os._exit(125)  # end of file: run is gone
+
+
+def set_hostname(inside: Inside) -> None:
+    """A UTS namespace holds nothing but names: the host keeps its own."""
+    do(_socket.sethostname, inside.options.hostname)
+
+
+def start_loopback(inside: Inside) -> None:
+    """An empty network namespace has one interface, lo, and it is down."""
+    if inside.options.network == "none":
+        import fcntl
+
+        up = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder) + bytes(22)
+        inet = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+        do(fcntl.ioctl, inet.fileno(), SIOCSIFFLAGS, up)  # struct ifreq, netdevice(7)
+
+
+def fetch_from_host(inside: Inside) -> None:
+    """What must come from the host is taken now, as descriptors: later the host is out of reach.
+
+    First the mount table becomes private, or every mount here would show on the host too
+    (mount_namespaces(7): systemd shares them). A proc can only be mounted where one is visible.
+    """
+    do(mount, "none", "/", None, MS_REC | MS_PRIVATE, None)
+    do(mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+    inside.given.append(("proc", clone_mount("/proc")))
+    for name in NODES:
+        inside.given.append((name, clone_mount(f"/dev/{name}")))
+    if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
+        inside.given += clone_for(inside.options, -1, recursive=True)
+    import fcntl  # noqa: F401  (for open_terminal: after the next step nothing can be imported)
+
+
+def enter_root(inside: Inside) -> None:
+    """The root becomes /, and the host's file systems are gone: there is no way left to name them.
+
+    pivot_root(2) swaps the two, with the old root stacked on the new one, to be taken off.
+    chroot alone would leave the old one mounted, one climb away.
+    """
+    sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
+    (root,) = inside.take("root")
+    do(move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    os.fchdir(root)
+    do(pivot_root, ".", ".")
+    do(umount2, ".", MNT_DETACH)
+    do(os.chroot, ".")
+    os.close(root)
+
+
+def make_dev(inside: Inside) -> None:
+    """The few devices that every program expects, shown from the host; its disks are not there."""
+    mount_point("/dev")
+    do(mount, "tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=65536k")
+    for name in NODES:
+        (node,) = inside.take(name)
+        attach(node, f"/dev/{name}")
+    for name, target in LINKS:
+        os.symlink(target, f"/dev/{name}")
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(f"/dev/{name}", 0o755)
+    group = ",gid=5" if inside.ids > 5 else ""  # tty's; a single id has none
+    do(mount, "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+       f"newinstance,ptmxmode=0666,mode=0620{group}")
+    do(mount, "shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+       "mode=1777,size=65536k")
+    do(mount, "mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+
+
+def mount_proc(inside: Inside) -> None:
+    """/proc of the new PID namespace: ps sees the container only. Parts of it are the host's still.
+
+    proc(5). What tells about the host is masked, what changes it is made read-only, and no
+    user namespace can be made inside: that would be the start of most ways out.
+    """
+    (proc,) = inside.take("proc")
+    attach(proc, "/proc")
+    write("/proc/sys/user/max_user_namespaces", "0")
+    for name in READ_ONLY:
+        if os.path.exists(f"/proc/{name}"):
+            attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
+    for name in MASKED:
+        if os.path.isdir(f"/proc/{name}"):
+            do(mount, "tmpfs", f"/proc/{name}", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=0")
+        elif os.path.exists(f"/proc/{name}"):
+            attach(clone_mount("/dev/null"), f"/proc/{name}")
+
+
+def mount_volumes(inside: Inside) -> None:
+    """The caller's directories, and the host's name servers, where the container looks for them."""
+    targets = [target for _, target, _ in inside.options.volume]
+    for fd, target in zip(inside.take("volume"), targets):
+        attach(fd, target)
+    for fd in inside.take("resolv.conf"):
+        if os.path.lexists(RESOLV_CONF) or os.access("/etc", os.W_OK):
+            attach(fd, RESOLV_CONF)
+
+
+def enter_workdir(inside: Inside) -> None:
+    """Where the command starts; made if it is missing, as docker does."""
+    os.makedirs(inside.options.workdir, exist_ok=True)
+    do(os.chdir, inside.options.workdir)
+
+
+def lock_root(inside: Inside) -> None:
+    """--read-only holds for the root's mount alone: volumes, /dev and /proc have their own."""
+    if inside.options.read_only:
+        do(mount_setattr, AT_FDCWD, "/", 0, mount_attributes(MOUNT_ATTR_RDONLY), MOUNT_ATTR_SIZE)
+
+
+def find_user(inside: Inside) -> None:
+    """Whom the command runs as: --user, looked up in the root's own /etc/passwd and /etc/group."""
+    name, _, group = inside.options.user.partition(":")
+    users = [line.split(":") for line in lines_of("/etc/passwd")]
+    known = [user for user in users if len(user) > 5 and name in (user[0], user[2])]
+    known += [["", "", name, "0", "", "/"]] * name.isdecimal()
+    if not known:
+        raise Failure(f"--user {name}: not in the root's /etc/passwd")
+    user, inside.home = known[0], known[0][5] or "/"
+    groups = [line.split(":") for line in lines_of("/etc/group")]
+    groups = [entry for entry in groups if len(entry) > 3]
+    gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
+    gids += [group] * group.isdecimal()
+    if group and not gids:
+        raise Failure(f"--user :{group}: not in the root's /etc/group")
+    inside.user, inside.group = int(user[2]), int(gids[0] if group else user[3])
+    member = not group and user[0]
+    inside.groups = [int(entry[2]) for entry in groups if member and member in entry[3].split(",")]
+
+
+def open_terminal(inside: Inside) -> None:
+    """A terminal of the container's own, controlled by PID 1; run relays it to the caller's.
+
+    pty(7), ioctl_tty(2). With the caller's own, what runs inside could type into it (TIOCSTI).
+    """
+    if not wants_terminal(inside.options):
+        return
+    import fcntl
+
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
+    slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+    for caller in (0, 1):
+        if os.isatty(caller):
+            fcntl.ioctl(slave, TIOCSWINSZ, fcntl.ioctl(caller, TIOCGWINSZ, bytes(8)))
+    send(inside.socket, "terminal", master)
+    os.close(master)
+    attach(clone_mount("/dev/pts/0"), "/dev/console")
+    os.fchown(slave, inside.user, -1)
+    do(fcntl.ioctl, slave, TIOCSCTTY, 0)
+    for standard in (0, 1, 2):
+        os.dup2(slave, standard)
+    os.close(slave)
+
+
+def drop_privileges(inside: Inside) -> None:
+    """Root without its most dangerous powers, and no way for a program to regain them.
+
+    capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
+    set-user-ID programs off; a user other than root keeps no capability at all.
+    """
+    prctl, options = load_prctl(), inside.options
+    names = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS))
+    for name in options.cap_add + options.cap_drop:
+        if name != "all" and name not in names:
+            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
+    kept = {number for name, number in names.items() if keeps(options, name)}
+    for number in range(last_capability() + 1):  # by number: some are newer than python-prctl
+        if number not in kept:
+            do(prctl.capbset_drop, number)
+    do(prctl.set_caps, (prctl.ALL_CAPS, prctl.CAP_INHERITABLE, False))  # ambient go with them
+    if read("/proc/self/setgroups") == "allow":
+        do(os.setgroups, inside.groups)
+    do(os.setresgid, inside.group, inside.group, inside.group)
+    do(os.setresuid, inside.user, inside.user, inside.user)
+    do(prctl.set_pdeathsig, _signal.SIGKILL)
+    do(prctl.set_no_new_privs, 1)
+    do(prctl.set_dumpable, 0)  # nobody inside looks into this interpreter, nor at its /proc/1/exe
+
+
+def reset_process(inside: Inside) -> None:
+    """A container inherits nothing that it was not given: not even a mask or an ignored signal.
+
+    Python itself ignores SIGPIPE, which would make `yes | head -1` complain.
+    """
+    os.umask(0o022)
+    do(personality, 0)
+    for number in range(1, 65):
+        if number not in (9, 19, 32, 33):  # SIGKILL and SIGSTOP; two are the C library's
+            _signal.signal(number, _signal.SIG_DFL)
+    if not inside.options.init:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def close_system_calls(inside: Inside) -> None:
+    """Load the filter that run compiled: from now on the kernel refuses what it names.
+
+    seccomp(2), SECCOMP_MODE_FILTER.
+    """
+    for fd in inside.take("filter"):
+        code = os.pread(fd, 1 << 20, 0)
+        do(libc_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER,
+           _ctypes.byref(FilterProgram(len(code) // 8, code)))
+
+
+def start_init(inside: Inside) -> None:
+    """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child."""
+    if not inside.options.init:
+        return
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        if wants_terminal(inside.options):
+            os.tcsetpgrp(0, os.getpid())  # the foreground; SIGTTOU is blocked
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        return
+    inside.socket.close()
+    while True:
+        number = _signal.sigwait(range(1, 65))
+        if number != _signal.SIGCHLD:
+            os.kill(pid, number)
+            continue
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
+            if ended.si_pid == pid:
+                os._exit(ended.si_status + 128 * (ended.si_code != os.CLD_EXITED))
+
+
+def exec_command(inside: Inside) -> None:
+    """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
+    environment = {"PATH": PATH, "HOSTNAME": inside.options.hostname, "TERM": "xterm",
+                   "HOME": inside.home, **dict(inside.options.env)}
+    name, failure = inside.command[0], Failure("not in the container's PATH", 127)
+    folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
+    send(inside.socket, "exec")
+    for path in [folder + name for folder in folders if name]:
+        try:
+            os.execve(path, inside.command, environment)
+        except OSError as error:  # as execvp(3): a better one may follow in PATH
+            if "/" in name or os.path.lexists(path):
+                failure = why_not(path, error)
+    raise Failure(f"{name}: {failure}", failure.code)
+
+
+def why_not(path: str, error: OSError) -> Failure:
+    """Why a command was not executed: 127 if something is missing, 126 if it cannot be run."""
+    code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+    if error.errno == errno.ENOENT and os.path.exists(path):
+        with open(path, "rb") as file:  # its first words name the interpreter, or the loader
+            head = file.read(4096)
+        words = head[2 if head[:2] == b"#!" else head.find(b"/"):].replace(b"\0", b"\n").split()
+        needs = os.fsdecode(words[0] if words else b"")
+        return Failure(f"its interpreter or loader {needs} is not in the container", code)
+    return Failure(os.strerror(error.errno or 0), code)
+
+
+# ── Options: docker run's, read once by run and once by child ────────────────────────────────
+
+
+class Options:
+    """What the command line asks for; names, meanings and defaults are docker run's."""
+
+    def __init__(self) -> None:
+        self.cap_add: list[str] = []
+        self.cap_drop: list[str] = []
+        self.cgroup_parent = "demo"
+        self.cpus = 0.0
+        self.env: list[tuple[str, str]] = []
+        self.hostname = "container"
+        self.init = False
+        self.interactive = False
+        self.memory = 0  # bytes
+        self.network = "host"
+        self.pids_limit = 0
+        self.read_only = False
+        self.rootfs = ""
+        self.security_opt = ""
+        self.stop_timeout = 10.0  # seconds
+        self.tty: bool | None = None  # None: if standard input and output are terminals
+        self.user = "0"
+        self.userns = ""
+        self.volume: list[tuple[str, str, bool]] = []  # source, target, read-only
+        self.workdir = "/"
+        # pull's
+        self.busybox = False
+        self.force = False
+        self.sha256 = ""
+
+
+def a_size(text: str) -> int:
+    number, unit = text.lower().rstrip("b"), 1
+    if number[-1:] in ("k", "m", "g"):
+        number, unit = number[:-1], 1024 ** (" kmg".index(number[-1]))
+    size = int(a_decimal(number) * unit)
+    if 0 < size < MINIMUM_MEMORY:
+        raise ValueError(f"at least {MINIMUM_MEMORY >> 20}m")
+    return size
+
+
+def a_decimal(text: str) -> float:
+    if not text.isascii() or not text.replace(".", "", 1).isdecimal() or len(text) > 15:
+        raise ValueError("not a number")
+    return float(text)
+
+
+def a_processor_count(text: str) -> float:
+    if not 0.01 <= a_decimal(text) <= (os.cpu_count() or 1):
+        raise ValueError(f"from 0.01 to {os.cpu_count()}")
+    return float(text)
+
+
+def a_process_count(text: str) -> int:
+    if text != "-1" and not a_decimal(text).is_integer() or int(float(text)) > 1 << 22:
+        raise ValueError("not a number of processes")
+    return max(0, int(float(text)))
+
+
+def a_hostname(text: str) -> str:
+    if not 0 < len(text) < 65 or not set(text) <= set(NAME_LETTERS) or text[0] in "-.":
+        raise ValueError("1 to 64 letters, digits, hyphens and dots")
+    return text
+
+
+def a_cgroup(text: str) -> str:
+    if not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
+        raise ValueError("one name of letters, digits, hyphens, underscores and dots")
+    return text
+
+
+def a_variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name:
+        raise ValueError("no name before the =")
+    return name, value if equals else os.environ.get(name, "\0")  # "\0": neither here nor there
+
+
+def a_path(text: str) -> str:
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("not an absolute path")
+    return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
+
+
+def a_volume(text: str) -> tuple[str, str, bool]:
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if "/" not in source or not target or mode not in ("", "ro", "rw"):
+        raise ValueError("not SRC:DST[:ro], SRC with a slash")
+    if a_path(target) == "/":
+        raise ValueError("the root itself is given by --rootfs")
+    return source, a_path(target), mode == "ro"
+
+
+def a_capability(text: str) -> str:
+    return text.lower().removeprefix("cap_")
+
+
+def a_text(text: str) -> str:
+    if not text:
+        raise ValueError("empty")
+    return text
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"not {' or '.join(words)}")
+        return text
+
+    return choose
+
+
+RUN_OPTIONS = {  # name: how its value is read; None: a switch
+    "cap-add": a_capability, "cap-drop": a_capability, "cgroup-parent": a_cgroup,
+    "cpus": a_processor_count, "env": a_variable, "hostname": a_hostname, "init": None,
+    "interactive": None, "memory": a_size, "network": one_of("host", "none"),
+    "pids-limit": a_process_count, "read-only": None, "rootfs": a_text,
+    "security-opt": one_of("seccomp=unconfined"), "stop-timeout": a_decimal, "tty": None,
+    "user": a_text, "userns": one_of("host-root"), "volume": a_volume, "workdir": a_path,
+}
+PULL_OPTIONS = {"busybox": None, "force": None, "rootfs": a_text, "sha256": a_text}
+SHORT = {"e": "env", "h": "hostname", "i": "interactive", "m": "memory", "t": "tty",
+         "u": "user", "v": "volume", "w": "workdir"}
+
+
+def parse(words: list[str], known: dict[str, Any]) -> tuple[Options, list[str]]:
+    """Read options up to the first word that is none, as pflag(Go) does for docker.
+
+    --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
+    Returns the options and the other words. Raises Usage, Failure.
+    """
+    options, words = Options(), list(words)
+    while words and words[0].startswith("-") and words[0] != "-":
+        word = words.pop(0)
+        if word == "--":
+            break
+        if word == "--help":
+            raise Help
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--"):
+            name, value = SHORT.get(word[1], word[1]), word[2:]
+            if name in known and known[name] is None and value[:1] not in ("", "="):
+                words.insert(0, f"-{value}")  # -it is -i -t
+                value = ""
+            equals, value = value, value.removeprefix("=")
+        if name not in known:
+            raise Usage(f"no option {word}")
+        read_value = known[name] or a_switch
+        if known[name] is None:
+            value = value if equals else "true"
+        elif not equals:
+            if not words:
+                raise Usage(f"{word} needs a value")
+            value = words.pop(0)
+        store(options, name, read_value, value)
+    return options, words
+
+
+def store(options: Options, name: str, read_value: Callable[[str], Any], text: str) -> None:
+    """Set an option, or add to it if it is a list. Raises Failure for what its reader refuses."""
+    attribute = name.replace("-", "_")
+    try:
+        value = read_value(text)
+    except ValueError as error:
+        raise Failure(f"--{name} {text}: {error}") from None
+    old = getattr(options, attribute)
+    setattr(options, attribute, [*old, value] if isinstance(old, list) else value)
+
+
+def a_switch(text: str) -> bool:
+    return one_of("true", "false")(text) == "true"
+
+
+def parse_run(words: list[str]) -> tuple[Options, list[str]]:
+    """The options of run, and the command. Raises Usage."""
+    options, command = parse(words, RUN_OPTIONS)
+    if not command:
+        raise Usage("no command to run")
+    targets = [target for _, target, _ in options.volume]
+    if twice := {target for target in targets if targets.count(target) > 1}:
+        raise Failure(f"--volume: two for {twice.pop()}")
+    options.env = [(name, value) for name, value in options.env if value != "\0"]
+    return options, command
+
+
+def keeps(options: Options, capability: str) -> bool:
+    """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
+    if capability in options.cap_drop:
+        return False
+    if capability in options.cap_add or "all" in options.cap_add:
+        return True
+    return capability in CAPABILITIES and "all" not in options.cap_drop
+
+
+def wants_terminal(options: Options) -> bool:
+    """As asked with -t; otherwise if standard input and output are terminals."""
+    return options.tty if options.tty is not None else os.isatty(0) and os.isatty(1)
+
+
+# ── Mounts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def clone_mount(path: str, attributes: int = 0, idmap: int = -1, recursive: bool = False) -> int:
+    """A detached copy of the mount at path, to be attached elsewhere; open_tree(2).
+
+    attributes: MOUNT_ATTR_*. idmap: descriptor of a user namespace whose ids it shall show, or
+    -1. recursive: with the mounts below path; a file system that takes no idmap fails it then.
+    It is made private: as a peer, mounts made below it would appear on the host as well.
+    Returns an O_PATH descriptor.
+    """
+    below = AT_RECURSIVE * recursive
+    fd = int(do(open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | below))
+    do(mount_setattr, fd, "", AT_EMPTY_PATH | below, mount_attributes(attributes), MOUNT_ATTR_SIZE)
+    if idmap >= 0:
+        do(mount_setattr, fd, "", AT_EMPTY_PATH, mount_attributes(MOUNT_ATTR_IDMAP, idmap),
+           MOUNT_ATTR_SIZE, path=path)
+    return fd
+
+
+def clone_for(options: Options, idmap: int, recursive: bool) -> Iterator[tuple[str, int]]:
+    """The mounts of the root, the volumes and resolv.conf, without devices, as clone_mount().
+
+    recursive: with what is mounted below them. With no more than a user namespace's own
+    rights it has to be so: the kernel does not let them look under a mount of the host's.
+    """
+    root = os.path.abspath(options.rootfs or default_root())
+    yield "root", clone_mount(root, MOUNT_ATTR_NODEV, idmap, recursive)
+    for source, _, read_only in options.volume:
+        attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
+        yield "volume", clone_mount(os.path.abspath(source), attributes, idmap, recursive)
+    taken = any(target == RESOLV_CONF for _, target, _ in options.volume)
+    if options.network == "host" and os.path.exists(RESOLV_CONF) and not taken:
+        yield "resolv.conf", clone_mount(RESOLV_CONF, MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY)
+
+
+def attach(fd: int, target: str) -> None:
+    """Attach a detached mount at target inside and close it; move_mount(2)."""
+    at = mount_point(target, is_directory(fd))
+    do(move_mount, fd, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=target)
+    os.close(at)
+    os.close(fd)
+
+
+def mount_point(path: str, directory: bool = True) -> int:
+    """Open a path inside, component by component, to mount there; what is missing is made.
+
+    The root is not trusted: a link in it could lead anywhere (openat(2), O_NOFOLLOW).
+    Returns an O_PATH descriptor. Raises Failure for a link.
+    """
+    names = path.strip("/").split("/")
+    here = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    for depth, name in enumerate(names, 1):
+        try:
+            there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
+        except FileNotFoundError:
+            if directory or depth < len(names):
+                os.mkdir(name, 0o755, dir_fd=here)
+            else:
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o644, dir_fd=here))
+            there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
+        os.close(here)
+        here = there
+        if is_link(here):
+            link = "/" + "/".join(names[:depth])
+            raise Failure(f"{link} in the root is a symbolic link: nothing is mounted on {path}")
+    return here
+
+
+def mount_attributes(attributes: int, idmap: int = 0) -> bytes:
+    """struct mount_attr of mount_setattr(2): to set, to clear, propagation, user namespace."""
+    return b"".join(part.to_bytes(8, sys.byteorder) for part in (attributes, 0, MS_PRIVATE, idmap))
+
+
+def is_link(fd: int) -> bool:
+    return os.fstat(fd).st_mode & S_IFMT == S_IFLNK
+
+
+def is_directory(fd: int) -> bool:
+    return os.fstat(fd).st_mode & S_IFMT == S_IFDIR
+
+
+# ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
+
+
+class Cgroup:
+    """The prepared cgroup in one hierarchy, and in it the leaf of one container.
+
+    version: 1 or 2. path: the directory. controllers: those that we use here, such as "pids".
+    """
+
+    leaf = -1
+
+    def __init__(self, version: int, path: str, controllers: list[str]) -> None:
+        self.version, self.path, self.controllers = version, path, controllers
+        self.parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.parent_hits = self.count("pids.events", "max", self.parent) if version == 2 else 0
+
+    def make_leaf(self, name: str) -> None:
+        """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
+        while self.leaf < 0:
+            try:
+                os.mkdir(name, 0o755, dir_fd=self.parent)
+                self.leaf = lock(name, self.parent)
+                os.stat(name, dir_fd=self.parent)
+            except (FileNotFoundError, FileExistsError):  # swept before it was locked: again
+                self.leaf = -1
+            except PermissionError:
+                raise Failure(f"cgroup {self.path} is not yours: sudo ./cgroup.sh hands it to its "
+                              "caller, --cgroup-parent none does without limits") from None
+
+    def write(self, file: str, value: int | str) -> None:
+        """Write to a file of the leaf. Raises Failure."""
+        try:
+            fd = os.open(file, os.O_WRONLY, dir_fd=self.leaf)
+            try:
+                os.write(fd, str(value).encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise Failure(f"cgroup {self.path}: {value} to {file}: {error.strerror}") from None
+
+    def open_tasks(self) -> int:
+        """v1: who holds this descriptor may write 0 to it, and joins."""
+        return os.open("tasks", os.O_WRONLY, dir_fd=self.leaf)
+
+    def limit_memory(self, size: int) -> None:
+        """Limit memory to size bytes, and swap to none: swapping only hides the limit."""
+        if self.version == 2:
+            self.write("memory.max", size)
+            self.write("memory.swap.max", 0)
+        else:
+            self.write("memory.limit_in_bytes", size)
+            if self.text("memory.memsw.limit_in_bytes"):  # with swap accounting only
+                self.write("memory.memsw.limit_in_bytes", size)
+
+    def limit_cpus(self, cpus: float) -> None:
+        """Limit processor time; 100 ms is the kernel's usual period."""
+        quota = int(cpus * 100000)
+        if self.version == 2:
+            self.write("cpu.max", f"{quota} 100000")
+        else:
+            self.write("cpu.cfs_period_us", 100000)
+            self.write("cpu.cfs_quota_us", quota)
+
+    def text(self, file: str, folder: int = -1) -> str:
+        """What is in a file of the leaf, or of another folder; empty if there is no such file."""
+        try:
+            fd = os.open(file, os.O_RDONLY, dir_fd=self.leaf if folder < 0 else folder)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, 65536).decode().strip()
+        finally:
+            os.close(fd)
+
+    def count(self, file: str, key: str, folder: int = -1) -> int:
+        """The number behind key in a file of events; 0 if there is none."""
+        words = self.text(file, folder).split()
+        return int(words[words.index(key) + 1]) if key in words else 0
+
+    def limit(self, file: str, folder: int) -> float:
+        """A limit as the kernel has it now."""
+        text = self.text(file, folder)
+        return float(text) if text.isdecimal() else float("inf")
+
+    def events(self) -> Iterator[str]:
+        """A line for each limit that this container has hit."""
+        if "memory" in self.controllers:
+            v2 = self.version == 2
+            killed = self.count("memory.events" if v2 else "memory.oom_control", "oom_kill")
+            own = self.count("memory.events", "oom") if v2 else self.limit("memory.failcnt", -1)
+            file = "memory.max" if v2 else "memory.limit_in_bytes"
+            if killed:
+                whose, folder = ("--memory", -1) if own else (f"cgroup {self.name}", self.parent)
+                size = self.limit(file, folder) / (1 << 20)
+                processes = "1 process" if killed == 1 else f"{killed} processes"
+                yield f"the memory limit of {size:.4g} MB was hit: {processes} killed ({whose})"
+        if "pids" in self.controllers:
+            hits = self.count("pids.events", "max")
+            if not hits and self.version == 2:  # kernels since 6.12 count where the limit is
+                hits = self.count("pids.events", "max", self.parent) - self.parent_hits
+            tight, above = self.limit("pids.max", -1), self.limit("pids.max", self.parent)
+            if hits > 0:
+                whose = "--pids-limit" if tight < above else f"cgroup {self.name}"
+                times = "once" if hits == 1 else f"{hits} times"
+                yield f"the limit of {min(tight, above):.0f} processes was hit {times} ({whose})"
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+
+def open_cgroups(name: str, wanted: list[str]) -> list[Cgroup]:
+    """The prepared cgroup of that name, once for each hierarchy that has a wanted controller.
+
+    Where it is missing, root prepares it. Raises Failure.
+    """
+    found = controllers()
+    if missing := [each for each in wanted if each not in found]:
+        raise Failure(f"the kernel offers no cgroup controller for {missing[0]}; "
+                      "--cgroup-parent none runs without limits")
+    places: dict[tuple[int, str], list[str]] = {}
+    for each in wanted:
+        version, top = found[each]
+        places.setdefault((version, f"{top}/{name}"), []).append(each)
+    if not all(os.path.isdir(path) for _, path in places):
+        if os.geteuid() != 0:
+            raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
+                          "--cgroup-parent none does without limits")
+        spawn("/bin/sh", cgroup_script(), "--name", name)
+    return [Cgroup(version, path, names) for (version, path), names in places.items()]
+
+
+def controllers() -> dict[str, tuple[int, str]]:
+    """Which version has a controller, and where it is mounted, from /proc/self/mountinfo."""
+    found = {}
+    for line in lines_of("/proc/self/mountinfo"):
+        if " - cgroup" in line:
+            place, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
+            top = place.replace("\\040", " ")
+            v2 = kind == "cgroup2"
+            names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
+            found.update(dict.fromkeys(names, (1 + v2, top)))
+    return found
+
+
+def cgroup_script() -> str:
+    """cgroup.sh, beside this file or where pip put it."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cgroup.sh")
+    return beside if os.path.exists(beside) else f"{sys.prefix}/share/go-container/cgroup.sh"
+
+
+def remove_leaves(cgroups: list[Cgroup], name: str, patience: float = 1.0) -> None:
+    """Remove a leaf from every hierarchy; the one that is locked last, so that none is forgotten.
+
+    A process that has just ended may still be counted: patience, in seconds, is for that.
+    """
+    end = time.monotonic() + patience
+    for cgroup in reversed(cgroups):
+        while True:
+            try:
+                os.rmdir(name, dir_fd=cgroup.parent)
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < end:
+                    time.sleep(0.002)
+                    continue
+            break
+
+
+# ── The terminal ─────────────────────────────────────────────────────────────────────────────
+
+
+class Relay:
+    """Between the caller's terminal and the container's: two plain buffers; pty(7)."""
+
+    def __init__(self, master: int) -> None:
+        import fcntl
+
+        os.set_blocking(master, False)
+        self.master = master
+        # Held open, so that reading ends with EAGAIN and not with EIO as long as run reads.
+        self.slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+        try:  # a description of our own, so that O_NONBLOCK does not reach the caller's
+            self.screen = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError:
+            self.screen = 1
+        self.typed, self.shown = b"", b""
+        self.keyboard = os.isatty(0)
+        self.drained = False
+
+    def register(self, poll: select.poll) -> None:
+        """Ask only for what there is room for: a side that is not read stops the other."""
+        for fd, reads, writes in ((0, self.keyboard and not self.typed, False),
+                                  (self.master, not self.shown, bool(self.typed)),
+                                  (self.screen, False, bool(self.shown))):
+            if reads or writes:
+                poll.register(fd, select.POLLIN * reads | select.POLLOUT * writes)
+            elif fd or self.keyboard:
+                poll.register(fd, 0)
+
+    def move(self, ready: dict[int, int]) -> None:
+        """Move what can be moved now, in both directions."""
+        if 0 in ready and self.keyboard:
+            self.typed = read_some(0, 4096)
+            self.keyboard = bool(self.typed)  # otherwise it was hung up
+        self.typed = write_some(self.master, self.typed)
+        self.drained = False
+        while not self.shown and not self.drained:
+            self.shown = read_some(self.master, 65536)
+            self.drained = not self.shown
+            self.shown = write_some(self.screen, self.shown)
+
+    def resize(self) -> None:
+        """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
+        import fcntl
+
+        fcntl.ioctl(self.master, TIOCSWINSZ, fcntl.ioctl(0, TIOCGWINSZ, bytes(8)))
+
+
+def read_some(fd: int, size: int) -> bytes:
+    """What can be read now; nothing if there is nothing, or if it was hung up."""
+    try:
+        return os.read(fd, size)
+    except OSError:
+        return b""
+
+
+def write_some(fd: int, data: bytes) -> bytes:
+    """Write what can be written now. Returns the rest; nothing if nobody will ever read it."""
+    try:
+        return data[os.write(fd, data):] if data else data
+    except BlockingIOError:
+        return data
+    except OSError:
+        return b""
+
+
+def set_raw() -> None:
+    """Hand every key of the caller's terminal to the container, Ctrl-C too; cfmakeraw(3)."""
+    import termios
+    import tty
+
+    tty.setraw(0, termios.TCSADRAIN)
+
+
+def restore(terminal: list[Any]) -> None:
+    """Give the caller's terminal its attributes back; at once, it may be stopped (Ctrl-S)."""
+    import termios
+
+    try:
+        termios.tcsetattr(0, termios.TCSANOW, terminal)
+    except termios.error:
+        pass  # it was hung up
+
+
+# ── seccomp's rules ──────────────────────────────────────────────────────────────────────────
+
+
+def seccomp_rules(options: Options) -> Iterator[tuple[int, str, int, int, int]]:
+    """What is refused: action, system call, and for some an argument's number, mask and value.
+
+    The kernel looks at 32 bits of these arguments, and so do the masks: a set bit above must
+    not get past them.
+    """
+    eperm = refuse(errno.EPERM)
+    for capability, names in CLOSED_CALLS.items():
+        if not capability or not keeps(options, capability):
+            for name in names.split():
+                yield eperm, name, 0, 0, 0
+    if not keeps(options, "sys_admin"):
+        # clone3's flags are in memory, where no filter sees them: as if it were not there,
+        # so that the C library takes clone.
+        yield refuse(errno.ENOSYS), "clone3", 0, 0, 0
+        for flag in (CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
+                     CLONE_NEWPID, CLONE_NEWNET):
+            yield eperm, "clone", 0, flag, flag
+    for request in (TIOCSTI, TIOCLINUX):  # to type into a terminal
+        yield eperm, "ioctl", 1, 0xFFFFFFFF, request
+    yield eperm, "socket", 0, 0xFFFFFFFF, AF_VSOCK  # to the hypervisor
+    for bit in range(31):  # personality: 0, its two harmless flags, and asking (all bits set)
+        if 1 << bit not in (PER_LINUX32, UNAME26):
+            yield eperm, "personality", 0, 1 << 31 | 1 << bit, 1 << bit
+        yield eperm, "personality", 0, 1 << 31 | 1 << bit, 1 << 31
+
+
+def refuse(number: int) -> int:
+    """SECCOMP_RET_ERRNO."""
+    return 0x00050000 | number
+
+
+# ── pull: a root to begin with ───────────────────────────────────────────────────────────────
+
+ALPINE = "3.24.1"
+ALPINE_URL = "https://dl-cdn.alpinelinux.org/alpine/v{0}/releases/{2}/alpine-minirootfs-{1}-{2}.tar.gz"
+ALPINE_SHA256 = {
+    "x86_64": "41f73e3cf5fa919b8aa5ca6b30dc48f0da2720776d7423e2a7748211456fe081",
+    "aarch64": "f55a90f69052c5bd6f92cb09a8f47065970830b194c917a006fb94028e721259",
+}
+
+
+def default_root() -> str:
+    """alpine-fs in the working directory, else beside this file."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "alpine-fs")
+    return "alpine-fs" if os.path.isdir("alpine-fs") or not os.path.isdir(beside) else beside
+
+
+def root_entries(path: str, missing_is_empty: bool = False) -> list[str]:
+    """What is in a root, but for the file that keeps an empty alpine-fs in git."""
+    if missing_is_empty and not os.path.lexists(path):
+        return []
+    return [name for name in os.listdir(path) if name != ".gitignore"]
+
+
+def pull(words: list[str]) -> int:
+    """Fill the root: from Alpine's site, a FILE, a URL, or the host's busybox. Returns 0.
+
+    words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
+    """
+    options, sources = parse(words, PULL_OPTIONS)
+    if len(sources) > 1 or sources and options.busybox:
+        raise Usage("one FILE or URL at the most")
+    path = os.path.abspath(options.rootfs or default_root())
+    if os.path.isdir(path) and root_entries(path) and not options.force:
+        raise Failure(f"{path} is not empty; --force replaces it")
+    if options.busybox:
+        replace_root(path, fill_from_busybox)
+    elif sources:
+        replace_root(path, lambda root: unpack(fetch(sources[0], options.sha256), root))
+    else:
+        replace_root(path, lambda root: unpack(fetch(*alpine()), root))
+    return 0
+
+
+def pull_or_busybox(path: str) -> None:
+    """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
+    path = os.path.abspath(path)
+    try:
+        replace_root(path, lambda root: unpack(fetch(*alpine()), root))
+    except NoNetwork as failure:
+        if not static_busybox():
+            raise Failure(f"{path} is empty and {failure}; three ways out: a network, "
+                          "go_container.py pull FILE, or apt install busybox-static") from None
+        say(f"{failure}: a root of the host's busybox instead of Alpine")
+        replace_root(path, fill_from_busybox)
+
+
+def alpine() -> tuple[str, str]:
+    """The URL and the SHA-256 of Alpine's mini root file system for this machine."""
+    machine = os.uname().machine
+    if machine not in ALPINE_SHA256:
+        raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
+    return ALPINE_URL.format(ALPINE[:ALPINE.rindex(".")], ALPINE, machine), ALPINE_SHA256[machine]
+
+
+def replace_root(path: str, fill: Callable[[str], None]) -> None:
+    """Fill a temporary directory beside path, and let the two change places at the end.
+
+    Whatever interrupts it before leaves path as it was (renameat2(2), RENAME_EXCHANGE). What a
+    killed pull left beside it, with its lock free, goes now.
+    """
+    import shutil
+    import tempfile
+
+    for number in TERMINATING:
+        _signal.signal(number, interrupt)
+    parent, prefix = os.path.dirname(path), f".{os.path.basename(path)}.pull-"
+    for orphan in [f"{parent}/{name}" for name in os.listdir(parent) if name.startswith(prefix)]:
+        if lock(orphan) >= 0:
+            shutil.rmtree(orphan)
+    temporary = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    lock(temporary)
+    try:
+        root = f"{temporary}/root"
+        os.mkdir(root)
+        fill(root)
+        if not root_entries(root):
+            raise Failure("there is nothing in it")
+        os.chmod(root, 0o755)
+        write(f"{root}{RESOLV_CONF}", "")  # a place for run to mount the host's on
+        os.makedirs(path, exist_ok=True)
+        if os.path.exists(f"{path}/.gitignore"):
+            shutil.copy(f"{path}/.gitignore", root)
+        do(renameat2, AT_FDCWD, root, AT_FDCWD, path, RENAME_EXCHANGE)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def fetch(source: str, sha256: str) -> int:
+    """Open a FILE, or download a URL into a file without a name, and check its SHA-256.
+
+    sha256: 64 hexadecimal digits, or empty for no check. Returns a descriptor.
+    Raises NoNetwork, Failure.
+    """
+    import hashlib
+
+    fd = download(source) if "://" in source else os.open(source, os.O_RDONLY)
+    with open(fd, "rb", closefd=False) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and found != sha256.lower():
+        raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was unpacked")
+    return fd
+
+
+def download(url: str) -> int:
+    """Download to an unnamed file, with a progress bar on a terminal. Returns a descriptor.
+
+    Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    if not url.startswith(("https://", "http://")):
+        raise Failure(f"{url}: only https and http are downloaded")
+    fd = os.memfd_create("download")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            size, done, start = int(answer.headers.get("Content-Length", 0)), 0, time.monotonic()
+            while block := answer.read(1 << 16):
+                os.write(fd, block)
+                done += len(block)
+                show_progress(done, size, time.monotonic() - start)
+    except urllib.error.HTTPError as error:
+        raise Failure(f"{url}: the server says {error.code} {error.reason}") from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise Failure(f"{url}: {type(error).__name__}: {error}") from None
+    except OSError as error:
+        raise NoNetwork(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from None
+    if done < size:
+        raise Failure(f"{url}: it ended after {done} of {size} bytes")
+    return fd
+
+
+def show_progress(done: int, size: int, seconds: float) -> None:
+    """A bar, the bytes and the rate, on a terminal only."""
+    if os.isatty(2):
+        bar = "#" * (30 * done // size) if size else ""
+        rate = done / (1 << 20) / max(seconds, 0.001)
+        end = "\n" if done == size else ""
+        line = f"\r[{bar:30}] {done >> 10} KB, {rate:.1f} MB/s {end}"
+        os.write(2, line.encode())
+
+
+def unpack(archive: int, root: str) -> None:
+    """Unpack a tarball into root with the system's tar, which refuses to write outside of it.
+
+    Device nodes go: on the host's disk they would be the host's devices. Raises Failure.
+    """
+    os.set_inheritable(archive, True)
+    owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
+    spawn(which("tar") or "tar", "--extract", "--file", f"/dev/fd/{archive}", "--directory", root,
+          "--numeric-owner", "--same-permissions", owner, "--exclude=./dev/*", "--exclude=dev/*")
+    spawn(which("find") or "find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
+
+
+def static_busybox() -> str:
+    """The host's busybox, if it needs no loader; else empty."""
+    path = which("busybox")
+    if path:
+        with open(path, "rb") as file:
+            return "" if b"/ld-" in file.read(4096) else path
+    return ""
+
+
+def fill_from_busybox(root: str) -> None:
+    """A small root: busybox under the names of all its applets, and the files that it expects."""
+    import shutil
+
+    busybox = static_busybox()
+    if not busybox:
+        raise Failure("there is no static busybox; apt install busybox-static")
+    for folder in ("bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "var/tmp"):
+        os.makedirs(f"{root}/{folder}")
+    os.chmod(f"{root}/root", 0o700)
+    os.chmod(f"{root}/tmp", 0o1777)
+    os.chmod(f"{root}/var/tmp", 0o1777)
+    shutil.copy(busybox, f"{root}/bin/busybox")
+    for applet in spawn(busybox, "--list-full").split():
+        if applet != "bin/busybox":
+            os.makedirs(os.path.dirname(f"{root}/{applet}"), exist_ok=True)
+            os.symlink("/bin/busybox", f"{root}/{applet}")
+    for name, text in (
+        ("passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        ("group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+        ("profile", f"export PATH={PATH}\nexport PS1='\\h:\\w\\$ '\n"),
+        ("os-release", 'ID=busybox\nNAME="busybox"\nPRETTY_NAME="the busybox of the host"\n'),
+        ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ):
+        write(f"{root}/etc/{name}", text)
+
+
+# ── Messages between the processes ───────────────────────────────────────────────────────────
+
+
+def send(socket: _socket.socket, text: str, *descriptors: int) -> None:
+    """Send one message. If nobody is there any more, the next receive() tells."""
+    rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in descriptors)
+    control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if descriptors else []
+    try:
+        socket.sendmsg([os.fsencode(text)], control)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def receive(socket: _socket.socket) -> tuple[str, list[int]]:
+    """Receive one message and its descriptors; an empty one when nobody is there any more."""
+    try:
+        text, control, _, _ = socket.recvmsg(1 << 16, 1 << 12, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return "", []
+    rights = b"".join(data for _, _, data in control)
+    return os.fsdecode(text), list(memoryview(rights).cast("i"))
+
+
+def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
+    """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
+
+    A signal that ends run ends the start; others are kept for the command.
+    Raises Failure: the other side's, or that it has died.
+    """
+    poll = select.poll()
+    poll.register(host.signals, select.POLLIN)
+    poll.register(host.socket, select.POLLIN)
+    while host.signals in dict(poll.poll()):
+        number = read_signal(host.signals)
+        if number in TERMINATING:
+            raise Failure("", 128 + number)
+        host.kept.append(number)
+    text, descriptors = receive(host.socket)
+    words = text.split(" ")
+    if words[0] == "failed":
+        raise Failure(" ".join(words[2:]), int(words[1]))
+    if words[0] not in kinds:
+        raise Failure("the container ended before it could execute the command; was it killed?")
+    return words, descriptors
+
+
+def run_socket() -> _socket.socket:
+    """child's end of the socketpair. Raises Failure for who types `child` by hand.
+
+    Without the namespaces that run made, child would rename the host and mount over its files.
+    """
+    try:
+        if os.getpid() == 1:
+            os.set_inheritable(3, False)
+            return _socket.socket(fileno=3)
+    except OSError:
+        pass
+    raise Failure("child is not for typing: run starts it, as PID 1 of new namespaces; use run")
+
+
+# ── Small things ─────────────────────────────────────────────────────────────────────────────
+
+
+class Failure(Exception):
+    """What went wrong, in one line, and the exit code that says whose failure it was."""
+
+    def __init__(self, text: str, code: int = 125) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class NoNetwork(Failure):
+    """A download that did not even begin."""
+
+
+class Usage(Failure):
+    """The command line cannot be understood."""
+
+
+class Help(Exception):
+    """Somebody asked for --help."""
+
+
+def say(text: str) -> None:
+    """One line on standard error, whatever is in it."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"go_container: {text}")
+    os.write(2, line.encode(errors="backslashreplace") + b"\n")
+
+
+def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
+    """Make a system call. Raises Failure, which names it, its path, the reason and a way out."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        named = path or ", ".join(word for word in arguments if isinstance(word, str) and word)
+        reason = os.strerror(error.errno or 0) + way_out(call.__name__, error.errno)
+        raise Failure(f"{call.__name__}({named}): {reason}") from None
+
+
+def way_out(call: str, number: int | None) -> str:
+    """What the user can do about a system call that was refused for a known reason."""
+    refused = number in (errno.EPERM, errno.EACCES)
+    if call == "unshare" and refused and read_if_there(APPARMOR_SWITCH) == "1":
+        return f"; AppArmor forbids user namespaces: sudo, or set {APPARMOR_SWITCH} to 0"
+    if call == "unshare" and (refused or number == errno.ENOSPC):
+        return "; are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo"
+    if call == "mount_setattr" and number == errno.EINVAL:
+        return ("; this file system has no idmapped mounts: copy the root to ext4, xfs, btrfs or "
+                "tmpfs, or spell out --userns host-root")
+    if call == "mount" and refused:
+        return ("; inside another container its /proc may be masked: start that one with "
+                "--security-opt systempaths=unconfined")
+    if call in ("setresuid", "setresgid") and number == errno.EINVAL:
+        return "; there is no such id in this container, see its /proc/self/uid_map"
+    return ""
+
+
+def interrupt(number: int, _: object) -> NoReturn:
+    raise Failure("interrupted", 128 + number)
+
+
+def lock(path: str, folder: int | None = None) -> int:
+    """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2)."""
+    import fcntl
+
+    fd = -1
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if fd >= 0:
+            os.close(fd)
+        return -1
+    return fd
+
+
+def read(path: str) -> str:
+    """A small file's text, without the line end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.fsdecode(os.read(fd, 1 << 20)).strip()
+    finally:
+        os.close(fd)
+
+
+def read_if_there(path: str) -> str:
+    try:
+        return read(path)
+    except OSError:
+        return ""
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of a file, none if it is not there."""
+    return read_if_there(path).split("\n")
+
+
+def write(path: str, text: str) -> None:
+    """Write a small file in one go, as the files of /proc want it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT * (not path.startswith("/proc")), 0o644)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def which(name: str) -> str:
+    """Where the host's PATH has a program; empty if nowhere."""
+    for folder in os.environ.get("PATH", "").split(":") + PATH.split(":"):
+        if os.access(f"{folder}/{name}", os.X_OK):
+            return f"{folder}/{name}"
+    return ""
+
+
+def spawn(*command: str) -> str:
+    """Run a program of the host's. Returns what it printed. Raises Failure with its last words."""
+    import subprocess
+
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              errors="replace", close_fds=False,
+                              preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
+    except OSError as error:
+        raise Failure(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        words = done.stderr.strip().split("\n")
+        raise Failure(f"{command[0]}: {words[-1] or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def subordinate_ids(path: str) -> int:
+    """The first of at least 65536 ids that belong to the caller (before sudo) or to root; 0: none.
+
+    path: /etc/subuid or /etc/subgid; subuid(5).
+    """
+    import pwd
+
+    try:
+        own = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        own = str(os.geteuid())
+    for name in ([os.environ.get("SUDO_USER", own), own] if own == "root" else [own]):
+        for line in lines_of(path):
+            owner, _, rest = line.partition(":")
+            first, _, count = rest.partition(":")
+            numbers = first.isdecimal() and count.isdecimal()
+            if owner == name and numbers and int(first) > 0 and int(count) >= IDS:
+                return int(first)
+    return 0
+
+
+def read_signal(signals: int) -> int:
+    """The number of one signal from a signalfd; struct signalfd_siginfo begins with it."""
+    return int.from_bytes(os.read(signals, 128)[:4], sys.byteorder)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, or waits for it; proc(5), SigCgt, SigBlk."""
+    masks = [int(line.split()[1], 16) for line in lines_of(f"/proc/{pid}/status")
+             if line.startswith(("SigCgt:", "SigBlk:"))]
+    return any(mask >> number - 1 & 1 for mask in masks)
+
+
+def exit_code(status: int) -> int:
+    """A wait status as a shell and docker have it: 128+N for signal N."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def last_capability() -> int:
+    """The highest that this kernel knows."""
+    return int(read("/proc/sys/kernel/cap_last_cap"))
+
+
+def load_prctl() -> Any:
+    """python-prctl. Raises Failure with the way to get it."""
+    try:
+        import prctl
+    except ImportError:
+        raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
+                      "or pip install python-prctl") from None
+    return prctl
+
+
+# ── The kernel, by its own names ─────────────────────────────────────────────────────────────
+
+
+class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "z"
+
+
+class UnsignedShort(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "H"
+
+
+class FilterProgram(_ctypes.Structure):
+    """struct sock_fprog of seccomp(2)."""
+
+    _fields_ = [("length", UnsignedShort), ("instructions", CString)]
+
+
+class CFunction(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = Long
+
+
+def c_function(name: str, library: int = 0, check: bool = True) -> Callable[..., int]:
+    """A function of the C library, or of another one that _ctypes.dlopen has opened.
+
+    It takes numbers, strings, bytes and None, and returns a number. check: negative numbers
+    are errors, -1 with errno as in libc, or -errno as in libseccomp. Raises OSError.
+    (`import ctypes` would give the same; it takes 3 ms at each of the two starts.)
+    """
+    function = CFunction(_ctypes.dlsym(library or LIBC, name))
+
+    def call(*arguments: Any) -> int:
+        converted = [Long(word) if isinstance(word, int) else
+                     os.fsencode(word) if isinstance(word, str) else word for word in arguments]
+        result = int(function(*converted))
+        if check and result < 0:
+            number = _ctypes.get_errno() if result == -1 else -result
+            raise OSError(number, os.strerror(number))
+        return result
+
+    call.__name__ = name
+    return call
+
+
+LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+mount, umount2, pivot_root = c_function("mount"), c_function("umount2"), c_function("pivot_root")
+signalfd, personality = c_function("signalfd"), c_function("personality")
+renameat2, libc_prctl, syscall = c_function("renameat2"), c_function("prctl"), c_function("syscall")
+unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it from 3.12 on
+
+
+# glibc has these three from 2.36 on; the numbers are the same on every architecture.
+def open_tree(*arguments: Any) -> int:
+    return syscall(428, *arguments)
+
+
+def move_mount(*arguments: Any) -> int:
+    return syscall(429, *arguments)
+
+
+def mount_setattr(*arguments: Any) -> int:
+    return syscall(442, *arguments)
+
+
+SYS_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 1 << 17, 1 << 25, 1 << 26, 1 << 27
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 28, 1 << 29, 1 << 30
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP, MOUNT_ATTR_SIZE = 1, 4, 1 << 20, 32
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+RENAME_EXCHANGE = 2
+S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 47, 2, 22, 2
+SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
+TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+TIOCGWINSZ, TIOCSWINSZ, TIOCSTI, TIOCLINUX = 0x5413, 0x5414, 0x5412, 0x541C
+SIOCSIFFLAGS, IFF_UP, AF_VSOCK = 0x8914, 1, 40
+PER_LINUX32, UNAME26 = 0x0008, 0x0020000
+
+TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
+FORWARDED = (*TERMINATING, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, _signal.SIGCONT,
+             _signal.SIGTSTP)
+
+MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 24 << 20  # bytes; docker's, and child's interpreter's
+NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+RUN_USAGE = b"usage: go_container.py run [OPTIONS] COMMAND [ARG...]\n"
+PULL_USAGE = b"usage: go_container.py pull [OPTIONS] [FILE|URL]\n"
+
+
+def main() -> NoReturn:
+    """Do what the command line says, and end with its exit code."""
+    code, words = 125, sys.argv[1:]
+    try:
+        if words[:1] in (["--help"], ["-h"], ["help"]):
+            raise Help
+        commands = {"run": run, "child": child, "pull": pull}
+        if words[:1] == [] or words[0] not in commands:
+            raise Usage("a command is missing: run or pull")
+        code = commands[words[0]](words[1:])
+    except Help:
+        os.write(1, HELP.encode())
+        code = 0
+    except Usage as usage:
+        say(str(usage))
+        os.write(2, PULL_USAGE if words[:1] == ["pull"] else RUN_USAGE)
+    except Failure as failure:
+        if str(failure):  # it has none when a signal ended run
+            say(str(failure))
+        code = failure.code
+    except OSError as error:
+        say(f"{error.filename or 'internal error'}: {error.strerror}")
+    os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
+
+
+if __name__ == "__main__":
+    main()
