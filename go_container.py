@@ -7,13 +7,11 @@ in which the stories tell them, then the plumbing.
 
     host side                                         container side
     run ── fork ──▶ middle
-     │ make the leaf   unshare(USER|PID|NS|UTS|IPC)
-     ◀── "unshared" ───┤
-    write uid_map, gid_map
-     ── "mapped" ─────▶┤
+    make the leaf      unshare(USER|PID|NS|UTS|IPC)
      ◀── "forked" ─── fork ───────────────────────────▶ PID 1: this file again, as `child`
-     │                 guard: kills PID 1               │ (a second interpreter starts,
-    idmap the root,    │      when run is gone           │  8–13 ms in which run prepares)
+    write uid_map,     │                                │
+    gid_map            guard: kills PID 1               │ (a second interpreter starts,
+    idmap the root     │      when run is gone           │  8–13 ms in which run prepares)
     compile seccomp    │                                │
      ── "go", descriptors ────────────────────────────▶ join the cgroup, become root inside,
      │                 │                                hostname, pivot_root, /dev, /proc,
@@ -41,6 +39,7 @@ import os
 import select
 import sys
 import time
+from select import POLLIN, POLLOUT
 
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
@@ -149,9 +148,9 @@ def run(words: list[str]) -> int:
             find_cgroup,
             fork_middle,  # whose story is middle(); that of its child PID 1 is child()
             make_leaf,
+            meet_pid_1,
             map_ids,
             clone_mounts,
-            meet_pid_1,
             compile_seccomp,
             say_go,
             sweep_leaves,
@@ -349,13 +348,25 @@ def make_leaf(host: Host) -> None:
             cgroup.limit_cpus(options.cpus)
 
 
+def meet_pid_1(host: Host) -> None:
+    """Who PID 1 is outside; cgroup v2 takes it in now, while its interpreter starts.
+
+    The first write of another's pid waits 12–14 ms for an RCU grace period; v1 lets PID 1
+    write for itself, later and at once: join_cgroup().
+    """
+    words, (host.pid_1_fd,) = wait_for(host, "forked")
+    host.pid_1 = int(words[1])
+    for cgroup in host.cgroups:
+        if cgroup.version == 2:
+            cgroup.write("cgroup.procs", host.pid_1)
+
+
 def map_ids(host: Host) -> None:
     """Which ids outside the ids inside stand for: root in the container is nobody on the host.
 
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
-    wait_for(host, "unshared")
     proc, uid, gid = f"/proc/{host.middle}", os.geteuid(), os.getegid()
     uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
     if host.options.userns == "host-root":
@@ -372,7 +383,6 @@ def map_ids(host: Host) -> None:
         write(f"{proc}/uid_map", f"0 {uid} 1")
         write(f"{proc}/setgroups", "deny")  # or the kernel refuses the next line
         write(f"{proc}/gid_map", f"0 {gid} 1")
-    host.socket.send(b"mapped")
 
 
 def clone_mounts(host: Host) -> None:
@@ -387,19 +397,6 @@ def clone_mounts(host: Host) -> None:
     if host.options.userns != "host-root":
         shift = os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
     host.mounts = list(clone_for(host.options, shift, recursive=False))
-
-
-def meet_pid_1(host: Host) -> None:
-    """Who PID 1 is outside; cgroup v2 takes it in now, while its interpreter starts.
-
-    The first write of another's pid waits 12–14 ms for an RCU grace period; v1 lets PID 1
-    write for itself, later and at once: join_cgroup().
-    """
-    words, (host.pid_1_fd,) = wait_for(host, "forked")
-    host.pid_1 = int(words[1])
-    for cgroup in host.cgroups:
-        if cgroup.version == 2:
-            cgroup.write("cgroup.procs", host.pid_1)
 
 
 def compile_seccomp(host: Host) -> None:
@@ -465,23 +462,16 @@ def supervise(host: Host) -> None:
     ended = os.pidfd_open(host.middle)
     for number in host.kept:
         forward(host, number)
-    deadline, relay = 0.0, host.relay
-    poll = select.poll()
-    poll.register(host.signals, select.POLLIN)
-    poll.register(ended, select.POLLIN)
-    while True:
-        if relay:
-            relay.register(poll)
-        left = max(0, deadline - time.monotonic()) * 1000 if deadline else None
-        ready = dict(poll.poll(left))
-        if host.signals in ready:
+    deadline, relay, happened = 0.0, host.relay, {}
+    while ended not in happened or relay and not relay.drained and not deadline:
+        wanted = relay.wanted() if relay else {}
+        happened = wait({host.signals: POLLIN, ended: POLLIN, **wanted}, deadline)
+        if host.signals in happened:
             deadline = on_signal(host, deadline)
         if deadline and time.monotonic() >= deadline:
-            _signal.pidfd_send_signal(host.pid_1_fd, _signal.SIGKILL)
+            forward(host, _signal.SIGKILL)
         if relay:
-            relay.move(ready)
-        if ended in ready and (not relay or relay.drained or deadline):
-            break
+            relay.move(happened)
     host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
     host.middle = 0
 
@@ -539,7 +529,6 @@ def unshare_namespaces(host: Host) -> None:
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     do(unshare, flags | CLONE_NEWNET * (host.options.network == "none"))
-    host.socket.send(b"unshared")
 
 
 def keep_capabilities(host: Host) -> None:
@@ -547,41 +536,40 @@ def keep_capabilities(host: Host) -> None:
 
     capabilities(7). It stays the caller for that exec: once it is root inside, nobody outside,
     it could not read a Python or a script below a private directory such as /root.
+    (capset and not python-prctl, since importing that would delay the start by 3 ms, or 8 %.)
     """
-    prctl = load_prctl()
-    known = [number for number in prctl.ALL_CAPS if number <= last_capability()]
-    do(prctl.set_caps, (known, prctl.CAP_INHERITABLE, True))
-    for number in known:
-        do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
+    last = last_capability()
+    every = (1 << last + 1) - 1
+    low, high = (half.to_bytes(4, sys.byteorder) for half in (every & 0xFFFFFFFF, every >> 32))
+    version = CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder)
+    do(capset, version + bytes(4), 3 * low + 3 * high)  # effective, permitted, inheritable
+    for capability in range(last + 1):
+        do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
 def fork_pid_1(host: Host) -> None:
     """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
     With -I and -S Python takes nothing from the environment and skips `site` (4 ms).
-    `child` runs the code that run has compiled already: compiling it again takes 8 µs a line.
+    `child` runs the code that run has compiled already: compiling it again takes 10 µs a line.
     """
     import marshal
 
-    prctl_folder = os.path.dirname(os.path.abspath(load_prctl().__file__))
     code = os.memfd_create("go_container", 0)
     os.write(code, marshal.dumps(CODE))
     os.lseek(code, 0, os.SEEK_SET)
-    start = (f"import sys, marshal; sys.path.append({prctl_folder!r}); exec(marshal.load(open(4, "
+    start = (f"import sys, marshal; sys.path.append({prctl_folder()!r}); exec(marshal.load(open(4, "
              f"'rb')), {{'__name__': '__main__', '__file__': {os.path.abspath(__file__)!r}}})")
-    if receive(host.socket) != ("mapped", []):
-        os._exit(125)  # run is gone, or gave up
     pid = os.fork()
     if pid == 0:
-        load_prctl().set_pdeathsig(_signal.SIGKILL)
+        do(libc_prctl, PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
         os.dup2(code, 4)
         os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", start, "child", *host.words])
-    host.pid_1_fd = os.pidfd_open(pid)
+    os.close(code)
+    host.pid_1, host.pid_1_fd = pid, os.pidfd_open(pid)
     send(host.socket, f"forked {pid}", host.pid_1_fd)
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
-    os.close(code)
-    host.pid_1 = pid
 
 
 def guard(host: Host) -> int:
@@ -590,14 +578,11 @@ def guard(host: Host) -> int:
     pivot_root has taken the host's files from this process too, since it shares the mount
     namespace: everything below works on descriptors, and nothing may be imported.
     """
-    poll = select.poll()
-    poll.register(host.pid_1_fd, select.POLLIN)
-    poll.register(host.lifeline, select.POLLIN)
-    ready = dict(poll.poll())
-    if host.lifeline in ready:
+    happened = wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
+    if host.lifeline in happened:
         forward(host, _signal.SIGKILL)
     status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
-    if host.lifeline in ready:
+    if host.lifeline in happened:
         if host.terminal:
             restore(host.terminal)
         remove_leaves(host.cgroups, host.leaf)
@@ -646,16 +631,15 @@ def become_root(inside: Inside) -> None:
 
     setresuid clears the parent-death signal, so it is set again, and run may have died before.
     """
-    prctl = load_prctl()
+    import prctl
+
     if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
         do(os.setgroups, [])
     do(os.setresgid, 0, 0, 0)
     do(os.setresuid, 0, 0, 0)
     inside.ids = sum(int(line.split()[2]) for line in lines_of("/proc/self/gid_map"))
     do(prctl.set_pdeathsig, _signal.SIGKILL)
-    alive = select.poll()
-    alive.register(inside.socket, select.POLLIN)
-    if alive.poll(0):
+    if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
         os._exit(125)  # end of file: run is gone
 
 
@@ -817,7 +801,9 @@ def drop_privileges(inside: Inside) -> None:
     capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
     set-user-ID programs off; a user other than root keeps no capability at all.
     """
-    prctl, options = load_prctl(), inside.options
+    import prctl
+
+    options = inside.options
     names = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS))
     for name in options.cap_add + options.cap_drop:
         if name != "all" and name not in names:
@@ -1385,19 +1371,19 @@ class Relay:
         self.keyboard = os.isatty(0)
         self.drained = False
 
-    def register(self, poll: select.poll) -> None:
-        """Ask only for what there is room for: a side that is not read stops the other."""
-        for fd, reads, writes in ((0, self.keyboard and not self.typed, False),
-                                  (self.master, not self.shown, bool(self.typed)),
-                                  (self.screen, False, bool(self.shown))):
-            if reads or writes:
-                poll.register(fd, select.POLLIN * reads | select.POLLOUT * writes)
-            elif fd or self.keyboard:
-                poll.register(fd, 0)
+    def wanted(self) -> dict[int, int]:
+        """What to poll for: only what there is room for, so that who is not read has to wait."""
+        master = POLLIN * (not self.shown) | POLLOUT * bool(self.typed)
+        wanted = {self.master: master} if master else {}
+        if self.shown:
+            wanted[self.screen] = POLLOUT
+        if self.keyboard and not self.typed:
+            wanted[0] = POLLIN
+        return wanted
 
-    def move(self, ready: dict[int, int]) -> None:
+    def move(self, happened: dict[int, int]) -> None:
         """Move what can be moved now, in both directions."""
-        if 0 in ready and self.keyboard:
+        if 0 in happened:
             self.typed = read_some(0, 4096)
             self.keyboard = bool(self.typed)  # otherwise it was hung up
         self.typed = write_some(self.master, self.typed)
@@ -1715,10 +1701,7 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     A signal that ends run ends the start; others are kept for the command.
     Raises Failure: the other side's, or that it has died.
     """
-    poll = select.poll()
-    poll.register(host.signals, select.POLLIN)
-    poll.register(host.socket, select.POLLIN)
-    while host.signals in dict(poll.poll()):
+    while host.signals in wait({host.signals: POLLIN, host.socket.fileno(): POLLIN}):
         number = read_signal(host.signals)
         if number in TERMINATING:
             raise Failure("", 128 + number)
@@ -1801,6 +1784,14 @@ def way_out(call: str, number: int | None) -> str:
     if call in ("setresuid", "setresgid") and number == errno.EINVAL:
         return "; there is no such id in this container, see its /proc/self/uid_map"
     return ""
+
+
+def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
+    """Wait until something wanted happens, or until the deadline on time.monotonic(); poll(2)."""
+    poll = select.poll()
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    return dict(poll.poll(max(0, deadline - time.monotonic()) * 1000 if deadline else None))
 
 
 def interrupt(number: int, _: object) -> NoReturn:
@@ -1920,14 +1911,13 @@ def last_capability() -> int:
     return int(read("/proc/sys/kernel/cap_last_cap"))
 
 
-def load_prctl() -> Any:
-    """python-prctl. Raises Failure with the way to get it."""
-    try:
-        import prctl
-    except ImportError:
-        raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
-                      "or pip install python-prctl") from None
-    return prctl
+def prctl_folder() -> str:
+    """Where python-prctl is, for the child, which starts without `site`. Raises Failure."""
+    for folder in sys.path:
+        if os.path.exists(f"{folder}/prctl.py"):
+            return os.path.abspath(folder)
+    raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
+                  "or pip install python-prctl")
 
 
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
@@ -1980,6 +1970,7 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
 
 LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
 mount, umount2, pivot_root = c_function("mount"), c_function("umount2"), c_function("pivot_root")
+capset = c_function("capset")
 signalfd, personality = c_function("signalfd"), c_function("personality")
 renameat2, libc_prctl, syscall = c_function("renameat2"), c_function("prctl"), c_function("syscall")
 unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it from 3.12 on
@@ -2011,7 +2002,8 @@ MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 RENAME_EXCHANGE = 2
 S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 47, 2, 22, 2
+PR_SET_PDEATHSIG, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAPABILITY_VERSION_3 = 1, 47, 2, 0x20080522
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
 TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 TIOCGWINSZ, TIOCSWINSZ, TIOCSTI, TIOCLINUX = 0x5413, 0x5414, 0x5412, 0x541C
