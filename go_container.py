@@ -43,7 +43,7 @@ from select import POLLIN, POLLOUT
 
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NoReturn
 
 CODE = sys._getframe().f_code  # this file, compiled, for fork_pid_1() to hand on
@@ -76,11 +76,13 @@ CLOSED_CALLS = {
     "dac_read_search": "open_by_handle_at",
     "perfmon": "perf_event_open",
     "sys_admin": "fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount "
-                 "mount_setattr move_mount open_tree pivot_root quotactl quotactl_fd "
-                 "setdomainname sethostname setns swapoff swapon umount umount2 unshare",
+                 "mount_setattr move_mount open_tree open_tree_attr pivot_root quotactl "
+                 "quotactl_fd setdomainname sethostname setns swapoff swapon umount umount2 "
+                 "unshare",
     "sys_boot": "reboot",
     "sys_module": "delete_module finit_module init_module",
-    "sys_nice": "get_mempolicy mbind move_pages set_mempolicy",
+    "sys_nice": "get_mempolicy mbind migrate_pages move_pages set_mempolicy "
+                "set_mempolicy_home_node",
     "sys_pacct": "acct",
     "sys_ptrace": "kcmp pidfd_getfd process_madvise",
     "sys_rawio": "ioperm iopl",
@@ -88,6 +90,8 @@ CLOSED_CALLS = {
     "sys_tty_config": "vhangup",
     "syslog": "syslog",
 }
+
+NEW_CALLS = {"open_tree_attr": 467}  # numbers of what a libseccomp in use does not know yet
 
 HELP = """\
 usage: go_container.py run [OPTIONS] COMMAND [ARG...]
@@ -279,6 +283,7 @@ def hold_signals(host: Host) -> None:
     os.close(fd)
     held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN]
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
     mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
     host.signals = signalfd(-1, mask, os.O_CLOEXEC)
     host.lifeline = os.pidfd_open(os.getpid())
@@ -418,7 +423,7 @@ def compile_seccomp(host: Host) -> None:
     resolve = c_function("seccomp_syscall_resolve_name", library, check=False)
     add = c_function("seccomp_rule_add_array", library, check=False)
     for action, name, argument, mask, value in seccomp_rules(host.options):
-        number = resolve(name)
+        number = NEW_CALLS.get(name) or resolve(name)
         comparison = b"".join(part.to_bytes(size, sys.byteorder) for part, size in
                               ((argument, 4), (SCMP_CMP_MASKED_EQ, 4), (mask, 8), (value, 8)))
         if number != SCMP_ERROR and add(context, action, number, int(mask != 0), comparison):
@@ -462,10 +467,12 @@ def supervise(host: Host) -> None:
     ended = os.pidfd_open(host.middle)
     for number in host.kept:
         forward(host, number)
-    deadline, relay, happened = 0.0, host.relay, {}
-    while ended not in happened or relay and not relay.drained and not deadline:
+    deadline, relay, over = 0.0, host.relay, False
+    while not over or relay and not relay.drained and not deadline:
         wanted = relay.wanted() if relay else {}
-        happened = wait({host.signals: POLLIN, ended: POLLIN, **wanted}, deadline)
+        wanted |= {host.signals: POLLIN} if over else {host.signals: POLLIN, ended: POLLIN}
+        happened = wait(wanted, deadline)
+        over = over or ended in happened
         if host.signals in happened:
             deadline = on_signal(host, deadline)
         if deadline and time.monotonic() >= deadline:
@@ -538,12 +545,9 @@ def keep_capabilities(host: Host) -> None:
     it could not read a Python or a script below a private directory such as /root.
     (capset and not python-prctl, since importing that would delay the start by 3 ms, or 8 %.)
     """
-    last = last_capability()
-    every = (1 << last + 1) - 1
-    low, high = (half.to_bytes(4, sys.byteorder) for half in (every & 0xFFFFFFFF, every >> 32))
-    version = CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder)
-    do(capset, version + bytes(4), 3 * low + 3 * high)  # effective, permitted, inheritable
-    for capability in range(last + 1):
+    every = range(last_capability() + 1)
+    do(capset, *capability_sets(every, inheritable=True))
+    for capability in every:
         do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
@@ -555,7 +559,7 @@ def fork_pid_1(host: Host) -> None:
     """
     import marshal
 
-    code = os.memfd_create("go_container", 0)
+    code = os.memfd_create("go_container")
     os.write(code, marshal.dumps(CODE))
     os.lseek(code, 0, os.SEEK_SET)
     start = (f"import sys, marshal; sys.path.append({prctl_folder()!r}); exec(marshal.load(open(4, "
@@ -668,7 +672,8 @@ def fetch_from_host(inside: Inside) -> None:
     do(mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
     inside.given.append(("proc", clone_mount("/proc")))
     for name in NODES:
-        inside.given.append((name, clone_mount(f"/dev/{name}")))
+        # Read-only means its owner and mode here: who is root outside could change the host's.
+        inside.given.append((name, clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY)))
     if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
         inside.given += clone_for(inside.options, -1, recursive=True)
     import fcntl  # noqa: F401  (for open_terminal: after the next step nothing can be imported)
@@ -725,7 +730,7 @@ def mount_proc(inside: Inside) -> None:
         if os.path.isdir(f"/proc/{name}"):
             do(mount, "tmpfs", f"/proc/{name}", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=0")
         elif os.path.exists(f"/proc/{name}"):
-            attach(clone_mount("/dev/null"), f"/proc/{name}")
+            attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
 
 
 def mount_volumes(inside: Inside) -> None:
@@ -804,15 +809,16 @@ def drop_privileges(inside: Inside) -> None:
     import prctl
 
     options = inside.options
-    names = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS))
+    names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
     for name in options.cap_add + options.cap_drop:
         if name != "all" and name not in names:
             raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
     kept = {number for name, number in names.items() if keeps(options, name)}
-    for number in range(last_capability() + 1):  # by number: some are newer than python-prctl
+    every = range(last_capability() + 1)  # by number: some are newer than python-prctl
+    for number in every:
         if number not in kept:
             do(prctl.capbset_drop, number)
-    do(prctl.set_caps, (prctl.ALL_CAPS, prctl.CAP_INHERITABLE, False))  # ambient go with them
+    do(capset, *capability_sets(every, inheritable=False))  # the ambient ones go with them
     if read("/proc/self/setgroups") == "allow":
         do(os.setgroups, inside.groups)
     do(os.setresgid, inside.group, inside.group, inside.group)
@@ -829,9 +835,8 @@ def reset_process(inside: Inside) -> None:
     """
     os.umask(0o022)
     do(personality, 0)
-    for number in range(1, 65):
-        if number not in (9, 19, 32, 33):  # SIGKILL and SIGSTOP; two are the C library's
-            _signal.signal(number, _signal.SIG_DFL)
+    for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
+        _signal.signal(number, _signal.SIG_DFL)
     if not inside.options.init:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
@@ -851,7 +856,7 @@ def start_init(inside: Inside) -> None:
     """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child."""
     if not inside.options.init:
         return
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
@@ -861,7 +866,7 @@ def start_init(inside: Inside) -> None:
         return
     inside.socket.close()
     while True:
-        number = _signal.sigwait(range(1, 65))
+        number = _signal.sigwait(_signal.valid_signals())
         if number != _signal.SIGCHLD:
             os.kill(pid, number)
             continue
@@ -1261,8 +1266,8 @@ class Cgroup:
         words = self.text(file, folder).split()
         return int(words[words.index(key) + 1]) if key in words else 0
 
-    def limit(self, file: str, folder: int) -> float:
-        """A limit as the kernel has it now."""
+    def limit(self, file: str, folder: int = -1) -> float:
+        """A number as the kernel has it now, infinite for "max"."""
         text = self.text(file, folder)
         return float(text) if text.isdecimal() else float("inf")
 
@@ -1271,18 +1276,20 @@ class Cgroup:
         if "memory" in self.controllers:
             v2 = self.version == 2
             killed = self.count("memory.events" if v2 else "memory.oom_control", "oom_kill")
-            own = self.count("memory.events", "oom") if v2 else self.limit("memory.failcnt", -1)
             file = "memory.max" if v2 else "memory.limit_in_bytes"
+            peak, own = self.limit("memory.max_usage_in_bytes"), self.limit(file)
             if killed:
-                whose, folder = ("--memory", -1) if own else (f"cgroup {self.name}", self.parent)
-                size = self.limit(file, folder) / (1 << 20)
+                if self.count("memory.events", "oom") if v2 else peak >= own:
+                    whose, size = "--memory", own / (1 << 20)
+                else:
+                    whose, size = f"cgroup {self.name}", self.limit(file, self.parent) / (1 << 20)
                 processes = "1 process" if killed == 1 else f"{killed} processes"
                 yield f"the memory limit of {size:.4g} MB was hit: {processes} killed ({whose})"
         if "pids" in self.controllers:
             hits = self.count("pids.events", "max")
             if not hits and self.version == 2:  # kernels since 6.12 count where the limit is
                 hits = self.count("pids.events", "max", self.parent) - self.parent_hits
-            tight, above = self.limit("pids.max", -1), self.limit("pids.max", self.parent)
+            tight, above = self.limit("pids.max"), self.limit("pids.max", self.parent)
             if hits > 0:
                 whose = "--pids-limit" if tight < above else f"cgroup {self.name}"
                 times = "once" if hits == 1 else f"{hits} times"
@@ -1387,6 +1394,7 @@ class Relay:
             self.typed = read_some(0, 4096)
             self.keyboard = bool(self.typed)  # otherwise it was hung up
         self.typed = write_some(self.master, self.typed)
+        self.shown = write_some(self.screen, self.shown)
         self.drained = False
         while not self.shown and not self.drained:
             self.shown = read_some(self.master, 65536)
@@ -1752,10 +1760,13 @@ class Help(Exception):
     """Somebody asked for --help."""
 
 
-def say(text: str) -> None:
-    """One line on standard error, whatever is in it."""
+def say(text: str, usage: str = "") -> None:
+    """One line on standard error, whatever is in it, and the usage line if that helps."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"go_container: {text}")
-    os.write(2, line.encode(errors="backslashreplace") + b"\n")
+    try:
+        os.write(2, f"{line}\n{usage}".encode(errors="backslashreplace"))
+    except OSError:
+        pass  # nobody listens; the exit code still says it
 
 
 def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
@@ -1878,7 +1889,8 @@ def subordinate_ids(path: str) -> int:
         own = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         own = str(os.geteuid())
-    for name in ([os.environ.get("SUDO_USER", own), own] if own == "root" else [own]):
+    users = [os.environ.get("SUDO_USER", own), own] if own == "root" else [own]
+    for name in [*users, str(os.geteuid())]:  # a range may be given by number too
         for line in lines_of(path):
             owner, _, rest = line.partition(":")
             first, _, count = rest.partition(":")
@@ -1909,6 +1921,15 @@ def exit_code(status: int) -> int:
 def last_capability() -> int:
     """The highest that this kernel knows."""
     return int(read("/proc/sys/kernel/cap_last_cap"))
+
+
+def capability_sets(numbers: Iterable[int], inheritable: bool) -> tuple[bytes, bytes]:
+    """Header and data of capset(2): these are effective and permitted, and perhaps inheritable."""
+    mask = sum(1 << number for number in numbers)
+    halves = [part.to_bytes(4, sys.byteorder) for part in (mask & 0xFFFFFFFF, mask >> 32)]
+    third = 3 if inheritable else 2
+    return (CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4),
+            b"".join((half * third).ljust(12, b"\0") for half in halves))
 
 
 def prctl_folder() -> str:
@@ -2017,8 +2038,8 @@ FORWARDED = (*TERMINATING, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, _
 MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 24 << 20  # bytes; docker's, and child's interpreter's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-RUN_USAGE = b"usage: go_container.py run [OPTIONS] COMMAND [ARG...]\n"
-PULL_USAGE = b"usage: go_container.py pull [OPTIONS] [FILE|URL]\n"
+RUN_USAGE = "usage: go_container.py run [OPTIONS] COMMAND [ARG...]\n"
+PULL_USAGE = "usage: go_container.py pull [OPTIONS] [FILE|URL]\n"
 
 
 def main() -> NoReturn:
@@ -2035,8 +2056,7 @@ def main() -> NoReturn:
         os.write(1, HELP.encode())
         code = 0
     except Usage as usage:
-        say(str(usage))
-        os.write(2, PULL_USAGE if words[:1] == ["pull"] else RUN_USAGE)
+        say(str(usage), PULL_USAGE if words[:1] == ["pull"] else RUN_USAGE)
     except Failure as failure:
         if str(failure):  # it has none when a signal ended run
             say(str(failure))
