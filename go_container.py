@@ -44,6 +44,7 @@ from select import POLLIN, POLLOUT
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from io import BufferedRandom
     from typing import Any, NoReturn
 
 CODE = sys._getframe().f_code  # this file, compiled, for fork_pid_1() to hand on
@@ -101,7 +102,7 @@ run: start COMMAND in a container, as docker run does, and end with its exit cod
   -e, --env K=V|K            set a variable (K alone: to the value that it has here)
   -h, --hostname NAME        the name inside (default: container)
       --init                 a small PID 1 that forwards signals and reaps orphans
-  -i, --interactive          as Docker's; standard input is always handed on
+  -i, --interactive          without -t: no terminal; standard input is always handed on
       --network host|none    the host's network, or an empty one (default: host)
       --read-only            a root that cannot be written to
       --rootfs DIR           the root (default: alpine-fs here, else beside this file)
@@ -475,10 +476,13 @@ def supervise(host: Host) -> None:
         over = over or ended in happened
         if host.signals in happened:
             deadline = on_signal(host, deadline)
+        if relay and not relay.move(happened):  # the caller's terminal is gone
+            relay.close()
+            relay, deadline = None, time.monotonic() + host.options.stop_timeout
+            forward(host, _signal.SIGHUP)
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
-        if relay:
-            relay.move(happened)
+            deadline += 1
     host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
     host.middle = 0
 
@@ -597,7 +601,15 @@ def guard(host: Host) -> int:
 
 
 def receive_go(inside: Inside) -> None:
-    """Wait until run has prepared the host side; die with the middle from now on."""
+    """Wait until run has prepared the host side, with all modules loaded that come from there.
+
+    Later they could not be read (nobody may be shut out of the folder that holds this Python),
+    and then must not: the files are the root's.
+    """
+    import fcntl  # noqa: F401
+
+    import prctl  # noqa: F401
+
     text, descriptors = receive(inside.socket)
     if not text.startswith("go"):
         os._exit(125)
@@ -676,7 +688,6 @@ def fetch_from_host(inside: Inside) -> None:
         inside.given.append((name, clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY)))
     if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
         inside.given += clone_for(inside.options, -1, recursive=True)
-    import fcntl  # noqa: F401  (for open_terminal: after the next step nothing can be imported)
 
 
 def enter_root(inside: Inside) -> None:
@@ -1101,8 +1112,10 @@ def keeps(options: Options, capability: str) -> bool:
 
 
 def wants_terminal(options: Options) -> bool:
-    """As asked with -t; otherwise if standard input and output are terminals."""
-    return options.tty if options.tty is not None else os.isatty(0) and os.isatty(1)
+    """As asked with -t and -i; otherwise if standard input and output are terminals."""
+    if options.tty is not None or options.interactive:
+        return bool(options.tty)
+    return os.isatty(0) and os.isatty(1)
 
 
 # ── Mounts ───────────────────────────────────────────────────────────────────────────────────
@@ -1388,11 +1401,12 @@ class Relay:
             wanted[0] = POLLIN
         return wanted
 
-    def move(self, happened: dict[int, int]) -> None:
-        """Move what can be moved now, in both directions."""
+    def move(self, happened: dict[int, int]) -> bool:
+        """Move what can be moved now, in both directions. Returns False when it was hung up."""
         if 0 in happened:
             self.typed = read_some(0, 4096)
-            self.keyboard = bool(self.typed)  # otherwise it was hung up
+            if not self.typed:
+                return False
         self.typed = write_some(self.master, self.typed)
         self.shown = write_some(self.screen, self.shown)
         self.drained = False
@@ -1400,6 +1414,12 @@ class Relay:
             self.shown = read_some(self.master, 65536)
             self.drained = not self.shown
             self.shown = write_some(self.screen, self.shown)
+        return True
+
+    def close(self) -> None:
+        """Hang up the container's terminal: who reads from it sees its end."""
+        os.close(self.slave)
+        os.close(self.master)
 
     def resize(self) -> None:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
@@ -1516,9 +1536,9 @@ def pull(words: list[str]) -> int:
     if options.busybox:
         replace_root(path, fill_from_busybox)
     elif sources:
-        replace_root(path, lambda root: unpack(fetch(sources[0], options.sha256), root))
+        replace_root(path, lambda root: unpack(sources[0], options.sha256, root))
     else:
-        replace_root(path, lambda root: unpack(fetch(*alpine()), root))
+        replace_root(path, lambda root: unpack(*alpine(), root))
     return 0
 
 
@@ -1526,7 +1546,7 @@ def pull_or_busybox(path: str) -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
     path = os.path.abspath(path)
     try:
-        replace_root(path, lambda root: unpack(fetch(*alpine()), root))
+        replace_root(path, lambda root: unpack(*alpine(), root))
     except NoNetwork as failure:
         if not static_busybox():
             raise Failure(f"{path} is empty and {failure}; three ways out: a network, "
@@ -1567,33 +1587,44 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
         if not root_entries(root):
             raise Failure("there is nothing in it")
         os.chmod(root, 0o755)
-        write(f"{root}{RESOLV_CONF}", "")  # a place for run to mount the host's on
         os.makedirs(path, exist_ok=True)
-        if os.path.exists(f"{path}/.gitignore"):
-            shutil.copy(f"{path}/.gitignore", root)
+        keep_in_git(path, root)
         do(renameat2, AT_FDCWD, root, AT_FDCWD, path, RENAME_EXCHANGE)
     finally:
         shutil.rmtree(temporary)
 
 
-def fetch(source: str, sha256: str) -> int:
-    """Open a FILE, or download a URL into a file without a name, and check its SHA-256.
+def keep_in_git(old: str, new: str) -> None:
+    """Let the new root have the old one's .gitignore, without following a link of its own."""
+    text = read_if_there(f"{old}/.gitignore")
+    if text and not os.path.lexists(f"{new}/.gitignore"):
+        write(f"{new}/.gitignore", f"{text}\n")
 
-    sha256: 64 hexadecimal digits, or empty for no check. Returns a descriptor.
-    Raises NoNetwork, Failure.
+
+def unpack(source: str, sha256: str, root: str) -> None:
+    """Unpack a FILE or a URL into root with the system's tar, which never writes outside of it.
+
+    sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
+    Device nodes go: on the host's disk they would be the host's. Raises NoNetwork, Failure.
     """
     import hashlib
 
-    fd = download(source) if "://" in source else os.open(source, os.O_RDONLY)
-    with open(fd, "rb", closefd=False) as file:
+    with download(source) if "://" in source else open(source, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 and found != sha256.lower():
-        raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was unpacked")
-    return fd
+        if sha256 and found != sha256.lower():
+            raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was unpacked")
+        os.set_inheritable(file.fileno(), True)
+        owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
+        try:
+            spawn("tar", "--extract", "--file", f"/dev/fd/{file.fileno()}", "--directory", root,
+                  "--numeric-owner", "--same-permissions", owner, "--exclude=./dev/*")
+        except Failure as failure:
+            raise Failure(f"{source} is not unpacked: {failure}") from None
+    spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str) -> int:
-    """Download to an unnamed file, with a progress bar on a terminal. Returns a descriptor.
+def download(url: str) -> BufferedRandom:
+    """Download to an unnamed file, with a progress bar on a terminal. Returns it, at its start.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
@@ -1603,12 +1634,12 @@ def download(url: str) -> int:
 
     if not url.startswith(("https://", "http://")):
         raise Failure(f"{url}: only https and http are downloaded")
-    fd = os.memfd_create("download")
+    file = open(os.memfd_create("download"), "w+b")  # noqa: SIM115  (it is returned)
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
             size, done, start = int(answer.headers.get("Content-Length", 0)), 0, time.monotonic()
             while block := answer.read(1 << 16):
-                os.write(fd, block)
+                file.write(block)
                 done += len(block)
                 show_progress(done, size, time.monotonic() - start)
     except urllib.error.HTTPError as error:
@@ -1619,7 +1650,8 @@ def download(url: str) -> int:
         raise NoNetwork(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from None
     if done < size:
         raise Failure(f"{url}: it ended after {done} of {size} bytes")
-    return fd
+    file.seek(0)
+    return file
 
 
 def show_progress(done: int, size: int, seconds: float) -> None:
@@ -1630,18 +1662,6 @@ def show_progress(done: int, size: int, seconds: float) -> None:
         end = "\n" if done == size else ""
         line = f"\r[{bar:30}] {done >> 10} KB, {rate:.1f} MB/s {end}"
         os.write(2, line.encode())
-
-
-def unpack(archive: int, root: str) -> None:
-    """Unpack a tarball into root with the system's tar, which refuses to write outside of it.
-
-    Device nodes go: on the host's disk they would be the host's devices. Raises Failure.
-    """
-    os.set_inheritable(archive, True)
-    owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
-    spawn(which("tar") or "tar", "--extract", "--file", f"/dev/fd/{archive}", "--directory", root,
-          "--numeric-owner", "--same-permissions", owner, "--exclude=./dev/*", "--exclude=dev/*")
-    spawn(which("find") or "find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
 def static_busybox() -> str:
@@ -1709,7 +1729,8 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     A signal that ends run ends the start; others are kept for the command.
     Raises Failure: the other side's, or that it has died.
     """
-    while host.signals in wait({host.signals: POLLIN, host.socket.fileno(): POLLIN}):
+    socket = host.socket.fileno()
+    while socket not in wait({host.signals: POLLIN, socket: POLLIN}):
         number = read_signal(host.signals)
         if number in TERMINATING:
             raise Failure("", 128 + number)
@@ -1873,8 +1894,8 @@ def spawn(*command: str) -> str:
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        words = done.stderr.strip().split("\n")
-        raise Failure(f"{command[0]}: {words[-1] or f'exit code {done.returncode}'}")
+        lines = done.stderr.strip().split("\n")
+        raise Failure(lines[0] or f"{command[0]}: exit code {done.returncode}")
     return done.stdout
 
 
