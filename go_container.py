@@ -97,13 +97,16 @@ NEW_CALLS = {"open_tree_attr": 467}  # numbers of what a libseccomp in use does 
 HELP = """\
 usage: go_container.py run [OPTIONS] COMMAND [ARG...]
        go_container.py pull [OPTIONS] [FILE|URL]
+       go_container.py inspect PID
 
 run: start COMMAND in a container, as docker run does, and end with its exit code
+      --explain[=step]       tell what happens while it happens, or step by step
   -e, --env K=V|K            set a variable (K alone: to the value that it has here)
   -h, --hostname NAME        the name inside (default: container)
       --init                 a small PID 1 that forwards signals and reaps orphans
   -i, --interactive          without -t: no terminal; standard input is always handed on
       --network host|none    the host's network, or an empty one (default: host)
+      --plan                 only tell what would happen
       --read-only            a root that cannot be written to
       --rootfs DIR           the root (default: alpine-fs here, else beside this file)
       --stop-timeout SECS    from a signal that PID 1 ignores to its end (default: 10)
@@ -129,6 +132,8 @@ pull: fill alpine-fs, by default with Alpine Linux, checked against its SHA-256
       --rootfs DIR           fill DIR instead
       --sha256 HEX           what FILE or URL must hash to
 
+inspect: what the kernel says of process PID, beside what it says of you; * marks differences
+
 exit code: the command's own; 128+N if signal N ended it; 127 if it was not found and 126 if it
 cannot be run; 125 if there was no container, and a line on standard error says why
 """
@@ -144,6 +149,8 @@ def run(words: list[str]) -> int:
     """
     host = Host(*parse_run(words))
     host.words = words
+    close_inherited()
+    begin_lesson("host", host.options)
     try:
         perform(
             host,
@@ -170,6 +177,7 @@ def run(words: list[str]) -> int:
 
 def middle(host: Host) -> NoReturn:
     """Between the sides: enter new namespaces, fork their first process, stay as its guard."""
+    begin_lesson("middle", host.options)
     perform_or_tell(host, unshare_namespaces, keep_capabilities, fork_pid_1)
     os._exit(guard(host))
 
@@ -181,6 +189,7 @@ def child(words: list[str]) -> NoReturn:
     before the command runs is told to run, which reports it. Raises Failure by hand.
     """
     inside = Inside(run_socket(), *parse_run(words))
+    begin_lesson("container", inside.options)
     perform_or_tell(
         inside,
         receive_go,
@@ -204,17 +213,21 @@ def child(words: list[str]) -> NoReturn:
         start_init,
         exec_command,
     )
-    os._exit(125)  # not reached: exec_command does not return
+    os._exit(0)  # --plan; otherwise exec_command does not return
 
 
 def perform(side: Any, *steps: Callable[[Any], None]) -> None:
     """Go through the steps of a story. Raises Failure, also for an OSError that a step let out."""
     for step in steps:
+        if lesson:
+            lesson.before(step)
         try:
             step(side)
         except OSError as error:
-            where = f" {os.fsdecode(error.filename)}" if error.filename else ""
+            where = f" {error.filename}" if error.filename else ""
             raise Failure(f"{step.__name__}{where}: {error.strerror}") from None
+        if lesson:
+            lesson.after(step, side)
 
 
 def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
@@ -242,6 +255,7 @@ class Host:
     filter = -1  # memfd with the seccomp program
     leaf = ""
     exit_code = 125
+    usage: Any = None  # struct rusage of all that has ended
 
     def __init__(self, options: Options, command: list[str]) -> None:
         self.options, self.command = options, command
@@ -272,16 +286,22 @@ class Inside:
 # ── run's steps, on the host side ────────────────────────────────────────────────────────────
 
 
+def close_inherited() -> None:
+    """Close what the caller left open: the guard would keep it open while the container lives.
+
+    0, 1 and 2 must exist: otherwise the next file that we open becomes the command's output.
+    """
+    os.closerange(3, 1 << 20)
+    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def hold_signals(host: Host) -> None:
     """Signals become messages on a descriptor, so that none is lost and none stops us halfway.
 
-    signalfd(2). What the caller ignores, as nohup(1) does, stays ignored. Descriptors that the
-    caller left open are closed: the guard would keep them open as long as the container lives.
+    signalfd(2). What the caller ignores, as nohup does, stays ignored.
     """
-    os.closerange(3, 1 << 20)
-    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:  # a closed standard descriptor would
-        os.set_inheritable(fd, True)  # become the next file that we open, and go to the command
-    os.close(fd)
     held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN]
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
@@ -293,6 +313,8 @@ def hold_signals(host: Host) -> None:
 def find_root(host: Host) -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
     path = host.options.rootfs or default_root()
+    if planning():
+        return
     if not host.options.rootfs and not root_entries(path, missing_is_empty=True):
         pull_or_busybox(path)
     try:
@@ -333,7 +355,7 @@ def find_cgroup(host: Host) -> None:
 def fork_middle(host: Host) -> None:
     """A process in between: who unshares a PID namespace stays outside, its children enter."""
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
-    host.middle = os.fork()
+    host.middle = do(os.fork)
     if host.middle == 0:
         host.socket.close()
         host.socket = theirs
@@ -383,8 +405,8 @@ def map_ids(host: Host) -> None:
         write(f"{proc}/uid_map", f"0 {uids or FIRST_ID} {IDS}")
         write(f"{proc}/gid_map", f"0 {gids or FIRST_ID} {IDS}")
     elif uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
-        spawn(newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
-        spawn(newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
+        do(spawn, newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
+        do(spawn, newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
     else:
         write(f"{proc}/uid_map", f"0 {uid} 1")
         write(f"{proc}/setgroups", "deny")  # or the kernel refuses the next line
@@ -444,7 +466,7 @@ def say_go(host: Host) -> None:
 
 def sweep_leaves(host: Host) -> None:
     """Leaves of runs that were killed together with their guard: nobody holds their lock."""
-    for cgroup in host.cgroups[:1]:
+    for cgroup in [] if planning() else host.cgroups[:1]:
         for name in os.listdir(cgroup.parent):
             if name.startswith("run-") and (orphan := lock(name, cgroup.parent)) >= 0:
                 remove_leaves(host.cgroups, name, patience=0)
@@ -457,9 +479,9 @@ def await_exec(host: Host) -> None:
     while words != [""]:
         expected = ("exec", "terminal") if words != ["exec"] else ("",)
         words, descriptors = wait_for(host, *expected)
-        if words == ["terminal"]:
+        if words == ["terminal"] and not planning():
             host.relay = Relay(descriptors[0])
-    if host.terminal:
+    if host.relay and host.terminal:
         set_raw()
 
 
@@ -483,8 +505,8 @@ def supervise(host: Host) -> None:
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
             deadline += 1
-    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
-    host.middle = 0
+    _, status, host.usage = os.wait4(host.middle, 0)
+    host.exit_code, host.middle = exit_code(status), 0
 
 
 def on_signal(host: Host, deadline: float) -> float:
@@ -537,7 +559,7 @@ def unshare_namespaces(host: Host) -> None:
 
     namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
     """
-    os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
+    do(os.setsid)  # out of the caller's process group: Ctrl-C is run's to forward
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     do(unshare, flags | CLONE_NEWNET * (host.options.network == "none"))
 
@@ -568,12 +590,15 @@ def fork_pid_1(host: Host) -> None:
     os.lseek(code, 0, os.SEEK_SET)
     start = (f"import sys, marshal; sys.path.append({prctl_folder()!r}); exec(marshal.load(open(4, "
              f"'rb')), {{'__name__': '__main__', '__file__': {os.path.abspath(__file__)!r}}})")
-    pid = os.fork()
+    pid = do(os.fork)
     if pid == 0:
+        begin_lesson("container", host.options)
         do(libc_prctl, PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
         os.dup2(code, 4)
-        os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", start, "child", *host.words])
+        python = [sys.executable, "-I", "-S", "-c", start, "child"]
+        do(os.execv, sys.executable, python + host.words)
+        child(host.words)  # --plan came back from execv
     os.close(code)
     host.pid_1, host.pid_1_fd = pid, os.pidfd_open(pid)
     send(host.socket, f"forked {pid}", host.pid_1_fd)
@@ -623,7 +648,7 @@ def join_cgroup(inside: Inside) -> None:
     here, so that the container does not see where on the host it is.
     """
     for tasks in inside.take("tasks"):
-        os.write(tasks, b"0")
+        do(os.write, tasks, b"0")
         os.close(tasks)
     do(unshare, CLONE_NEWCGROUP)
 
@@ -634,12 +659,9 @@ def join_session(inside: Inside) -> None:
     setsid(2), keyctl(2), session-keyring(7). Before it becomes root inside, since the kernel
     allows an ordinary uid only 200 keys, and forgets old ones slowly.
     """
-    os.setsid()
-    try:
-        syscall(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:  # a kernel without keys has none to hide
-            raise Failure(f"keyctl(KEYCTL_JOIN_SESSION_KEYRING): {error.strerror}") from None
+    do(os.setsid)
+    if os.path.exists("/proc/keys"):  # a kernel without keys has none to hide
+        do(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def become_root(inside: Inside) -> None:
@@ -699,7 +721,7 @@ def enter_root(inside: Inside) -> None:
     sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
     (root,) = inside.take("root")
     do(move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-    os.fchdir(root)
+    do(os.fchdir, root)
     do(pivot_root, ".", ".")
     do(umount2, ".", MNT_DETACH)
     do(os.chroot, ".")
@@ -714,9 +736,9 @@ def make_dev(inside: Inside) -> None:
         (node,) = inside.take(name)
         attach(node, f"/dev/{name}")
     for name, target in LINKS:
-        os.symlink(target, f"/dev/{name}")
+        do(os.symlink, target, f"/dev/{name}")
     for name in ("pts", "shm", "mqueue"):
-        os.mkdir(f"/dev/{name}", 0o755)
+        do(os.mkdir, f"/dev/{name}", 0o755)
     group = ",gid=5" if inside.ids > 5 else ""  # tty's; a single id has none
     do(mount, "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
        f"newinstance,ptmxmode=0666,mode=0620{group}")
@@ -756,7 +778,8 @@ def mount_volumes(inside: Inside) -> None:
 
 def enter_workdir(inside: Inside) -> None:
     """Where the command starts; made if it is missing, as docker does."""
-    os.makedirs(inside.options.workdir, exist_ok=True)
+    if not os.path.isdir(inside.options.workdir):
+        do(os.makedirs, inside.options.workdir)
     do(os.chdir, inside.options.workdir)
 
 
@@ -769,13 +792,14 @@ def lock_root(inside: Inside) -> None:
 def find_user(inside: Inside) -> None:
     """Whom the command runs as: --user, looked up in the root's own /etc/passwd and /etc/group."""
     name, _, group = inside.options.user.partition(":")
-    users = [line.split(":") for line in lines_of("/etc/passwd")]
+    etc = f"{inside.options.rootfs or default_root()}/etc" if planning() else "/etc"
+    users = [line.split(":") for line in lines_of(f"{etc}/passwd")]
     known = [user for user in users if len(user) > 5 and name in (user[0], user[2])]
     known += [["", "", name, "0", "", "/"]] * name.isdecimal()
     if not known:
         raise Failure(f"--user {name}: not in the root's /etc/passwd")
     user, inside.home = known[0], known[0][5] or "/"
-    groups = [line.split(":") for line in lines_of("/etc/group")]
+    groups = [line.split(":") for line in lines_of(f"{etc}/group")]
     groups = [entry for entry in groups if len(entry) > 3]
     gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
     gids += [group] * group.isdecimal()
@@ -795,20 +819,19 @@ def open_terminal(inside: Inside) -> None:
         return
     import fcntl
 
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
-    slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+    master = do(os.open, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    do(fcntl.ioctl, master, TIOCSPTLCK, bytes(4))
+    slave = do(fcntl.ioctl, master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
     for caller in (0, 1):
         if os.isatty(caller):
-            fcntl.ioctl(slave, TIOCSWINSZ, fcntl.ioctl(caller, TIOCGWINSZ, bytes(8)))
+            size = fcntl.ioctl(caller, TIOCGWINSZ, bytes(8))
+            do(fcntl.ioctl, slave, TIOCSWINSZ, size)
     send(inside.socket, "terminal", master)
-    os.close(master)
     attach(clone_mount("/dev/pts/0"), "/dev/console")
-    os.fchown(slave, inside.user, -1)
+    do(os.fchown, slave, inside.user, -1)
     do(fcntl.ioctl, slave, TIOCSCTTY, 0)
     for standard in (0, 1, 2):
-        os.dup2(slave, standard)
-    os.close(slave)
+        do(os.dup2, slave, standard)
 
 
 def drop_privileges(inside: Inside) -> None:
@@ -844,7 +867,7 @@ def reset_process(inside: Inside) -> None:
 
     Python itself ignores SIGPIPE, which would make `yes | head -1` complain.
     """
-    os.umask(0o022)
+    do(os.umask, 0o022)
     do(personality, 0)
     for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
@@ -895,6 +918,8 @@ def exec_command(inside: Inside) -> None:
     send(inside.socket, "exec")
     for path in [folder + name for folder in folders if name]:
         try:
+            if lesson and not lesson.call("execve", (path, inside.command, environment)):
+                return
             os.execve(path, inside.command, environment)
         except OSError as error:  # as execvp(3): a better one may follow in PATH
             if "/" in name or os.path.lexists(path):
@@ -926,12 +951,14 @@ class Options:
         self.cgroup_parent = "demo"
         self.cpus = 0.0
         self.env: list[tuple[str, str]] = []
+        self.explain = ""  # or "true" or "step"
         self.hostname = "container"
         self.init = False
         self.interactive = False
         self.memory = 0  # bytes
         self.network = "host"
         self.pids_limit = 0
+        self.plan = False
         self.read_only = False
         self.rootfs = ""
         self.security_opt = ""
@@ -1029,15 +1056,21 @@ def one_of(*words: str) -> Callable[[str], str]:
     return choose
 
 
-RUN_OPTIONS = {  # name: how its value is read; None: a switch
+def a_switch(text: str) -> bool:
+    return one_of("true", "false")(text) == "true"
+
+
+RUN_OPTIONS = {  # name: how its value is read
     "cap-add": a_capability, "cap-drop": a_capability, "cgroup-parent": a_cgroup,
-    "cpus": a_processor_count, "env": a_variable, "hostname": a_hostname, "init": None,
-    "interactive": None, "memory": a_size, "network": one_of("host", "none"),
-    "pids-limit": a_process_count, "read-only": None, "rootfs": a_text,
-    "security-opt": one_of("seccomp=unconfined"), "stop-timeout": a_decimal, "tty": None,
+    "cpus": a_processor_count, "env": a_variable, "explain": one_of("true", "step"),
+    "hostname": a_hostname, "init": a_switch, "interactive": a_switch, "memory": a_size,
+    "network": one_of("host", "none"), "pids-limit": a_process_count, "plan": a_switch,
+    "read-only": a_switch, "rootfs": a_text, "security-opt": one_of("seccomp=unconfined"),
+    "stop-timeout": a_decimal, "tty": a_switch,
     "user": a_text, "userns": one_of("host-root"), "volume": a_volume, "workdir": a_path,
 }
-PULL_OPTIONS = {"busybox": None, "force": None, "rootfs": a_text, "sha256": a_text}
+PULL_OPTIONS = {"busybox": a_switch, "force": a_switch, "rootfs": a_text, "sha256": a_text}
+SWITCHES = ("busybox", "explain", "force", "init", "interactive", "plan", "read-only", "tty")
 SHORT = {"e": "env", "h": "hostname", "i": "interactive", "m": "memory", "t": "tty",
          "u": "user", "v": "volume", "w": "workdir"}
 
@@ -1058,20 +1091,19 @@ def parse(words: list[str], known: dict[str, Any]) -> tuple[Options, list[str]]:
         name, equals, value = word[2:].partition("=")
         if not word.startswith("--"):
             name, value = SHORT.get(word[1], word[1]), word[2:]
-            if name in known and known[name] is None and value[:1] not in ("", "="):
+            if name in SWITCHES and value[:1] not in ("", "="):
                 words.insert(0, f"-{value}")  # -it is -i -t
                 value = ""
             equals, value = value, value.removeprefix("=")
         if name not in known:
             raise Usage(f"no option {word}")
-        read_value = known[name] or a_switch
-        if known[name] is None:
-            value = value if equals else "true"
+        if not equals and name in SWITCHES:
+            value = "true"
         elif not equals:
             if not words:
                 raise Usage(f"{word} needs a value")
             value = words.pop(0)
-        store(options, name, read_value, value)
+        store(options, name, known[name], value)
     return options, words
 
 
@@ -1084,10 +1116,6 @@ def store(options: Options, name: str, read_value: Callable[[str], Any], text: s
         raise Failure(f"--{name} {text}: {error}") from None
     old = getattr(options, attribute)
     setattr(options, attribute, [*old, value] if isinstance(old, list) else value)
-
-
-def a_switch(text: str) -> bool:
-    return one_of("true", "false")(text) == "true"
 
 
 def parse_run(words: list[str]) -> tuple[Options, list[str]]:
@@ -1170,6 +1198,8 @@ def mount_point(path: str, directory: bool = True) -> int:
     """
     names = path.strip("/").split("/")
     here = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    if planning():
+        return here
     for depth, name in enumerate(names, 1):
         try:
             there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
@@ -1209,15 +1239,18 @@ class Cgroup:
     version: 1 or 2. path: the directory. controllers: those that we use here, such as "pids".
     """
 
-    leaf = -1
+    leaf, leaf_path = -1, ""
 
     def __init__(self, version: int, path: str, controllers: list[str]) -> None:
         self.version, self.path, self.controllers = version, path, controllers
-        self.parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self.parent = do(os.open, path, os.O_RDONLY | os.O_DIRECTORY)
         self.parent_hits = self.count("pids.events", "max", self.parent) if version == 2 else 0
 
     def make_leaf(self, name: str) -> None:
         """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
+        self.leaf_path = f"{self.path}/{name}"
+        if lesson and not lesson.call("mkdir", (self.leaf_path,)):
+            return
         while self.leaf < 0:
             try:
                 os.mkdir(name, 0o755, dir_fd=self.parent)
@@ -1232,17 +1265,13 @@ class Cgroup:
     def write(self, file: str, value: int | str) -> None:
         """Write to a file of the leaf. Raises Failure."""
         try:
-            fd = os.open(file, os.O_WRONLY, dir_fd=self.leaf)
-            try:
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
+            write(f"{self.leaf_path}/{file}", str(value))
         except OSError as error:
             raise Failure(f"cgroup {self.path}: {value} to {file}: {error.strerror}") from None
 
     def open_tasks(self) -> int:
         """v1: who holds this descriptor may write 0 to it, and joins."""
-        return os.open("tasks", os.O_WRONLY, dir_fd=self.leaf)
+        return int(do(os.open, f"{self.leaf_path}/tasks", os.O_WRONLY))
 
     def limit_memory(self, size: int) -> None:
         """Limit memory to size bytes, and swap to none: swapping only hides the limit."""
@@ -1327,10 +1356,10 @@ def open_cgroups(name: str, wanted: list[str]) -> list[Cgroup]:
         version, top = found[each]
         places.setdefault((version, f"{top}/{name}"), []).append(each)
     if not all(os.path.isdir(path) for _, path in places):
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and not planning():
             raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
                           "--cgroup-parent none does without limits")
-        spawn("/bin/sh", cgroup_script(), "--name", name)
+        do(spawn, "/bin/sh", cgroup_script(), "--name", name)
     return [Cgroup(version, path, names) for (version, path), names in places.items()]
 
 
@@ -1700,11 +1729,266 @@ def fill_from_busybox(root: str) -> None:
         write(f"{root}/etc/{name}", text)
 
 
+# ── The lesson: --explain, --plan, inspect ────────────────────────────────────────────────────
+
+lesson: Lesson | None = None
+
+
+def begin_lesson(side: str, options: Options) -> None:
+    """From now on, in this process, tell what it does, if that was asked for."""
+    global lesson
+    if options.explain or options.plan:
+        lesson = Lesson(side, options)
+
+
+def planning() -> bool:
+    """Whether system calls are only told, not made."""
+    return lesson is not None and lesson.plan
+
+
+class Lesson:
+    """The stories while they happen, on standard error: host on the left, container on the right.
+
+    A step is its name and the first line of its own docstring; below it the system calls that
+    it makes, with their arguments by name, and what the kernel says afterwards.
+    """
+
+    def __init__(self, side: str, options: Options) -> None:
+        import fcntl
+        import re
+        import textwrap
+
+        self.wrap, self.pages = textwrap.wrap, re.compile(r"[a-z_]+\(\d\)").findall
+        self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
+        self.screen = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
+        self.since = time.monotonic()
+        self.colour = os.isatty(2) and "NO_COLOR" not in os.environ
+        try:
+            columns = os.get_terminal_size(2).columns
+        except OSError:
+            columns = 80
+        self.half = (min(120, max(80, columns)) - 2) // 2
+        self.lines: list[str] = []  # of the present step: written at once, three may tell
+        self.calls: list[str] = []
+        if side == "host":
+            self.both("HOST: run, middle", "CONTAINER: PID 1", "1")
+            self.both("─" * self.half, "─" * self.half)
+            self.flush()
+
+    def before(self, step: Callable[..., Any]) -> None:
+        """Announce a step, and with --explain=step wait for Enter."""
+        doc = (step.__doc__ or "").split("\n")
+        pages = " ".join(dict.fromkeys(self.pages("\n".join(doc))))
+        self.lines, self.calls, self.since = [], [], time.monotonic()
+        self.tell(f"{'middle: ' * (self.side == 'middle')}{step.__name__}", "1")
+        self.tell(f"{doc[0]} {pages}".strip(), "", "  ")
+        if self.pausing:
+            pid = os.getpid()
+            self.tell(f"[Enter] or look: lsns -p {pid}; ls -l /proc/{pid}/ns", "33", "  ")
+            self.flush()
+            os.read(0, 1)
+
+    def after(self, step: Callable[..., Any], side: Any) -> None:
+        """Tell a step that did something: its calls, and what the kernel says now."""
+        took = (time.monotonic() - self.since) * 1000
+        says = [] if self.plan else KERNEL_SAYS.get(step.__name__, lambda _: [])(side)
+        for name in dict.fromkeys(self.calls):
+            if self.calls.count(name) > 4:
+                self.tell(f"… {name} {self.calls.count(name) - 4} times more", "36", "  ")
+        for line in says:
+            self.tell(line, "32", "  = ")
+        if self.calls or says:
+            self.tell(f"({took:.2f} ms)", "2", "  ")
+            self.flush()
+        self.lines = []
+
+    def call(self, name: str, arguments: tuple[Any, ...], path: str = "") -> bool:
+        """Tell a system call. Returns whether it is to be made."""
+        self.calls.append(name)
+        if path:  # what a descriptor stands for says more than how it is spelled
+            arguments = (arguments[0], path)
+        if self.calls.count(name) <= 4:
+            words = ", ".join(self.word(name, at, word) for at, word in enumerate(arguments))
+            self.tell(f"{name}({words})", "36", "  ")
+        if name in ("execv", "execve"):
+            self.flush()
+        return not self.plan or name == "fork"
+
+    def word(self, call: str, at: int, word: Any) -> str:
+        """An argument as a manual page would write it: flags by their names."""
+        position, prefix = FLAGS.get(call, (-1, ""))
+        if call == "mount_setattr" and isinstance(word, bytes):
+            word, position, prefix = int.from_bytes(word[:8], sys.byteorder), at, "MOUNT_ATTR_"
+        names = {name: value for name, value in globals().items() if name.startswith(prefix)}
+        if at == position and isinstance(word, int):
+            flags = [name for name, value in names.items() if value == word]
+            flags = flags or [name for name, value in names.items() if value & word]
+            return " | ".join(flags) or str(word)
+        if isinstance(word, (list, tuple)):
+            return f"[{', '.join(str(item) for item in word if len(str(item)) < 40)}]"
+        if isinstance(word, bytes):
+            return f"{len(word)} bytes" if len(word) > 8 else repr(word)[1:]
+        return {AT_FDCWD: "AT_FDCWD", None: "NULL"}.get(word, str(word)) \
+            if not isinstance(word, dict) else "environment"
+
+    def message(self, text: str) -> None:
+        """A message on the socketpair, as an arrow across."""
+        kind = text.split(" ")[0]
+        arrow = "─" * (self.half - len(kind) - 4)
+        if self.side == "host":
+            self.both(f'"{kind}" {arrow}▶', "", "35")
+        else:
+            self.both("", f'◀{arrow} "{kind}"', "35")
+
+    def tell(self, text: str, style: str = "", indent: str = "") -> None:
+        """Some lines on this process's own side."""
+        for line in self.wrap(text, self.half - 1, initial_indent=indent,
+                              subsequent_indent=" " * len(indent)):
+            if self.side == "container":
+                self.both("", line, style)
+            else:
+                self.both(line, "", style)
+
+    def both(self, left: str, right: str, style: str = "") -> None:
+        """One line of the picture."""
+        on, off = (f"\033[{style}m", "\033[0m") if style and self.colour else ("", "")
+        line = f"{on}{left:{self.half}}{off}│ {on}{right}{off}"
+        self.lines.append(line.rstrip())
+
+    def flush(self) -> None:
+        os.write(self.screen, "".join(f"{line}\n" for line in self.lines).encode())
+        self.lines = []
+
+
+FLAGS = {  # which argument of a system call is a name of ours, and how the name begins
+    "fcntl.ioctl": (1, "TIOC"), "ioctl": (1, "TIOC"), "mount": (3, "MS_"),
+    "open_tree": (2, "OPEN_TREE_CLONE"), "prctl": (0, "PR_"), "umount2": (1, "MNT_"),
+    "unshare": (0, "CLONE_NEW"), "keyctl": (0, "KEYCTL_"),
+}
+
+
+def inspect(words: list[str]) -> int:
+    """What the kernel says of a process, beside what it says of this one. Returns 0.
+
+    words: a PID, of any container's process. Raises Failure.
+    """
+    if len(words) != 1 or not words[0].isdecimal():
+        raise Usage("inspect takes one PID")
+    if not os.path.exists(f"/proc/{words[0]}/ns"):
+        raise Failure(f"there is no process {words[0]}")
+    here, there = kernel_view("self"), kernel_view(words[0])
+    wide = max(len(text) for text in here.values())
+    os.write(1, f"  {'':11} {'this process':{wide}} process {words[0]}\n".encode())
+    for name, text in here.items():
+        mark = " " if there[name] == text else "*"
+        os.write(1, f"{mark} {name:11} {text:{wide}} {there[name]}\n".encode())
+    return 0
+
+
+LIMITS = {"pids": ("pids.max",), "memory": ("memory.max", "memory.limit_in_bytes")}
+
+
+def kernel_view(pid: str) -> dict[str, str]:
+    """Namespaces, ids, root, capabilities, cgroup and limits of a process; proc(5).
+
+    What may not be looked at is "?".
+    """
+    view = {}
+    for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time"):
+        view[f"{name} ns"] = link_or_mark(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
+    status = dict(line.split(":", 1) for line in lines_of(f"/proc/{pid}/status") if ":" in line)
+    for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
+        view[name] = " ".join(status.get(name, "?").split())
+    for name in ("uid_map", "gid_map"):
+        view[name] = " ".join(read_if_there(f"/proc/{pid}/{name}").split()) or "?"
+    view["root"] = link_or_mark(f"/proc/{pid}/root")
+    found = controllers()
+    for name, files in LIMITS.items():
+        version, top = found.get(name, (0, ""))
+        for line in lines_of(f"/proc/{pid}/cgroup"):
+            _, names, path = line.split(":", 2) if line.count(":") > 1 else ("", "-", "")
+            if name in names.split(",") or version == 2 and not names:
+                view[f"{name} cgroup"] = path
+                limits = [read_if_there(f"{top}{path}/{file}") for file in files]
+                view[f"{name} limit"] = "".join(limits) or "none"
+    return view
+
+
+def link_or_mark(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "?"
+
+
+def tell_views(host: Host) -> list[str]:
+    """Both sides' views, those that differ marked; by then the container is complete."""
+    here, there = kernel_view("self"), kernel_view(str(host.pid_1))
+    if lesson:
+        for name, text in here.items():
+            mark = "" if there[name] == text else " *"
+            lesson.both(f"  {name}: {text}", f"{name}: {there[name]}{mark}", "32")
+    return []
+
+
+def tell_mounts(inside: Inside) -> list[str]:
+    """The mount table, read through the new proc before and after it is attached."""
+    proc = next(fd for name, fd in inside.given if name == "proc")
+    with open(os.open("self/mountinfo", os.O_RDONLY, dir_fd=proc)) as file:
+        lines = file.read().splitlines()
+    root = [line.split(" - ")[1].split()[:2] for line in lines if line.split()[4] == "/"][-1]
+    return [f"mountinfo: {len(lines)} mounts; / is {' '.join(root)}"]
+
+
+def tell_status(*names: str) -> Callable[[Any], list[str]]:
+    """Lines of /proc/self/status."""
+    return lambda _: [" ".join(line.split()) for line in lines_of("/proc/self/status")
+                      if line.startswith(names)]
+
+
+def tell_limits(host: Host) -> list[str]:
+    """The leaf's limits and the prepared ones above it, as read back."""
+    files = ("pids.max", "memory.max", "memory.limit_in_bytes", "cpu.max", "cpu.cfs_quota_us")
+    return [f"{each.name}{leaf} {file}: {each.text(file, folder)}" for each in host.cgroups
+            for leaf, folder in (("", each.parent), (f"/{host.leaf}", each.leaf))
+            for file in files if each.text(file, folder)]
+
+
+def tell_end(host: Host) -> list[str]:
+    """What became of it."""
+    code, usage = host.exit_code, host.usage
+    how = f"ended by signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
+    return [how, f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
+            f"largest process {usage.ru_maxrss >> 10} MB"] + [
+        f"{file}: {' '.join(each.text(file).split())}" for each in host.cgroups
+        for file in ("pids.peak", "pids.events", "memory.peak", "memory.max_usage_in_bytes",
+                     "memory.events", "memory.oom_control") if each.text(file)]
+
+
+KERNEL_SAYS: dict[str, Callable[[Any], list[str]]] = {
+    "make_leaf": tell_limits,
+    "meet_pid_1": lambda host: [line for line in lines_of(f"/proc/{host.pid_1}/status")
+                                if line.startswith("NSpid")],
+    "map_ids": lambda host: [f"{name}: {' '.join(read(f'/proc/{host.pid_1}/{name}').split())}"
+                             for name in ("uid_map", "gid_map")],
+    "await_exec": tell_views,
+    "report_limits": tell_end,
+    "become_root": tell_status("Uid", "Gid"),
+    "set_hostname": lambda _: [f"uname: {os.uname().nodename}"],
+    "fetch_from_host": tell_mounts,
+    "enter_root": tell_mounts,
+    "drop_privileges": tell_status("CapEff", "CapBnd", "NoNewPrivs"),
+    "close_system_calls": tell_status("Seccomp"),
+}
+
+
 # ── Messages between the processes ───────────────────────────────────────────────────────────
 
 
 def send(socket: _socket.socket, text: str, *descriptors: int) -> None:
     """Send one message. If nobody is there any more, the next receive() tells."""
+    if lesson:
+        lesson.message(text)
     rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in descriptors)
     control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if descriptors else []
     try:
@@ -1750,7 +2034,7 @@ def run_socket() -> _socket.socket:
     Without the namespaces that run made, child would rename the host and mount over its files.
     """
     try:
-        if os.getpid() == 1:
+        if os.getpid() == 1 or planning():
             os.set_inheritable(3, False)
             return _socket.socket(fileno=3)
     except OSError:
@@ -1791,13 +2075,23 @@ def say(text: str, usage: str = "") -> None:
 
 
 def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
-    """Make a system call. Raises Failure, which names it, its path, the reason and a way out."""
+    """Make a system call. Raises Failure, which names it, its path, the reason and a way out.
+
+    Every call that makes the container comes through here: --explain shows it, and --plan
+    shows it instead of making it, and returns a descriptor for whoever expects one.
+    """
+    name = call.__name__
+    if name == "call_prctl":  # python-prctl has one function under many names
+        name = next(f"prctl.{each}" for each, value in vars(sys.modules["prctl"]).items()
+                    if value is call)
+    if lesson and not lesson.call(name, arguments, path):
+        return os.open("/", os.O_PATH)
     try:
         return call(*arguments)
     except OSError as error:
         named = path or ", ".join(word for word in arguments if isinstance(word, str) and word)
-        reason = os.strerror(error.errno or 0) + way_out(call.__name__, error.errno)
-        raise Failure(f"{call.__name__}({named}): {reason}") from None
+        reason = os.strerror(error.errno or 0) + way_out(name, error.errno)
+        raise Failure(f"{name}({named}): {reason}") from None
 
 
 def way_out(call: str, number: int | None) -> str:
@@ -1867,8 +2161,11 @@ def lines_of(path: str) -> list[str]:
 
 
 def write(path: str, text: str) -> None:
-    """Write a small file in one go, as the files of /proc want it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT * (not path.startswith("/proc")), 0o644)
+    """Write a small file in one go, as the kernel's want it."""
+    if lesson and not lesson.call("write", (path, text)):
+        return
+    kernels = path.startswith(("/proc/", "/sys/"))
+    fd = os.open(path, os.O_WRONLY if kernels else os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.write(fd, text.encode())
     finally:
@@ -2018,6 +2315,10 @@ renameat2, libc_prctl, syscall = c_function("renameat2"), c_function("prctl"), c
 unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it from 3.12 on
 
 
+def keyctl(*arguments: Any) -> int:
+    return syscall(250 if os.uname().machine == "x86_64" else 219, *arguments)
+
+
 # glibc has these three from 2.36 on; the numbers are the same on every architecture.
 def open_tree(*arguments: Any) -> int:
     return syscall(428, *arguments)
@@ -2031,7 +2332,6 @@ def mount_setattr(*arguments: Any) -> int:
     return syscall(442, *arguments)
 
 
-SYS_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
@@ -2069,9 +2369,9 @@ def main() -> NoReturn:
     try:
         if words[:1] in (["--help"], ["-h"], ["help"]):
             raise Help
-        commands = {"run": run, "child": child, "pull": pull}
+        commands = {"run": run, "child": child, "pull": pull, "inspect": inspect}
         if words[:1] == [] or words[0] not in commands:
-            raise Usage("a command is missing: run or pull")
+            raise Usage("a command is missing: run, pull or inspect")
         code = commands[words[0]](words[1:])
     except Help:
         os.write(1, HELP.encode())
