@@ -55,6 +55,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
 LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
          ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
+FILE_SYSTEMS = (  # target, kind, options as in fstab(5)
+    ("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536k"),
+    ("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    ("/dev/shm", "tmpfs", "nosuid,nodev,noexec,mode=1777,size=65536k"),
+    ("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
+)
 MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug",
           "scsi", "timer_list", "timer_stats")  # in /proc: what the host does not tell
 READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc: the host's switches
@@ -97,6 +103,7 @@ NEW_CALLS = {"open_tree_attr": 467}  # numbers of what a libseccomp in use does 
 HELP = """\
 usage: go_container.py run [OPTIONS] COMMAND [ARG...]
        go_container.py pull [OPTIONS] [FILE|URL]
+       go_container.py spec [OPTIONS] COMMAND [ARG...]
        go_container.py inspect PID
 
 run: start COMMAND in a container, as docker run does, and end with its exit code
@@ -131,6 +138,10 @@ pull: fill alpine-fs, by default with Alpine Linux, checked against its SHA-256
       --force                replace what is there
       --rootfs DIR           fill DIR instead
       --sha256 HEX           what FILE or URL must hash to
+
+spec: print the OCI config.json of what run would start, for runc, podman, Slurm and others
+      --bundle DIR           make a bundle, DIR/config.json, with the root by its path
+      --copy                 and with a copy of the root, owned by the ids outside
 
 inspect: what the kernel says of process PID, beside what it says of you; * marks differences
 
@@ -347,6 +358,8 @@ def find_cgroup(host: Host) -> None:
         host.leaf = f"run-{os.urandom(6).hex()}"
     elif options.memory or options.pids_limit or options.cpus:
         raise Failure("--cgroup-parent none means no limits: leave out either it or them")
+    if options.userns and os.geteuid() != 0:
+        raise Failure("--userns host-root is root's to say")
     v2 = any(each.version == 2 for each in host.cgroups)
     if v2 and 0 < options.memory < MINIMUM_V2:  # child's interpreter starts inside the limit
         raise Failure(f"--memory {options.memory}: on cgroup v2 at least {MINIMUM_V2 >> 20}m")
@@ -397,13 +410,12 @@ def map_ids(host: Host) -> None:
     """
     proc, uid, gid = f"/proc/{host.middle}", os.geteuid(), os.getegid()
     uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
-    if host.options.userns == "host-root":
-        say("warning: --userns host-root: root inside is root outside")
-        write(f"{proc}/uid_map", f"0 0 {IDS}")
-        write(f"{proc}/gid_map", f"0 0 {IDS}")
-    elif uid == 0:
-        write(f"{proc}/uid_map", f"0 {uids or FIRST_ID} {IDS}")
-        write(f"{proc}/gid_map", f"0 {gids or FIRST_ID} {IDS}")
+    if uid == 0:
+        if host.options.userns == "host-root":
+            say("warning: --userns host-root: root inside is root outside")
+        uids, gids = first_ids(host.options)
+        write(f"{proc}/uid_map", f"0 {uids} {IDS}")
+        write(f"{proc}/gid_map", f"0 {gids} {IDS}")
     elif uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
         do(spawn, newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
         do(spawn, newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
@@ -703,7 +715,7 @@ def fetch_from_host(inside: Inside) -> None:
     (mount_namespaces(7): systemd shares them). A proc can only be mounted where one is visible.
     """
     do(mount, "none", "/", None, MS_REC | MS_PRIVATE, None)
-    do(mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+    mount_new("proc", "/proc", "nosuid,nodev,noexec")
     inside.given.append(("proc", clone_mount("/proc")))
     for name in NODES:
         # Read-only means its owner and mode here: who is root outside could change the host's.
@@ -730,21 +742,16 @@ def enter_root(inside: Inside) -> None:
 
 def make_dev(inside: Inside) -> None:
     """The few devices that every program expects, shown from the host; its disks are not there."""
-    mount_point("/dev")
-    do(mount, "tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=65536k")
+    for target, kind, options in FILE_SYSTEMS:
+        mount_point(target)
+        if inside.ids < 6:  # a single id has no group tty
+            options = options.removesuffix(",gid=5")
+        mount_new(kind, target, options)
     for name in NODES:
         (node,) = inside.take(name)
         attach(node, f"/dev/{name}")
     for name, target in LINKS:
         do(os.symlink, target, f"/dev/{name}")
-    for name in ("pts", "shm", "mqueue"):
-        do(os.mkdir, f"/dev/{name}", 0o755)
-    group = ",gid=5" if inside.ids > 5 else ""  # tty's; a single id has none
-    do(mount, "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-       f"newinstance,ptmxmode=0666,mode=0620{group}")
-    do(mount, "shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-       "mode=1777,size=65536k")
-    do(mount, "mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
 
 
 def mount_proc(inside: Inside) -> None:
@@ -761,7 +768,7 @@ def mount_proc(inside: Inside) -> None:
             attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
     for name in MASKED:
         if os.path.isdir(f"/proc/{name}"):
-            do(mount, "tmpfs", f"/proc/{name}", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=0")
+            mount_new("tmpfs", f"/proc/{name}", "ro,nosuid,nodev,noexec,size=0")
         elif os.path.exists(f"/proc/{name}"):
             attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
 
@@ -791,23 +798,8 @@ def lock_root(inside: Inside) -> None:
 
 def find_user(inside: Inside) -> None:
     """Whom the command runs as: --user, looked up in the root's own /etc/passwd and /etc/group."""
-    name, _, group = inside.options.user.partition(":")
-    etc = f"{inside.options.rootfs or default_root()}/etc" if planning() else "/etc"
-    users = [line.split(":") for line in lines_of(f"{etc}/passwd")]
-    known = [user for user in users if len(user) > 5 and name in (user[0], user[2])]
-    known += [["", "", name, "0", "", "/"]] * name.isdecimal()
-    if not known:
-        raise Failure(f"--user {name}: not in the root's /etc/passwd")
-    user, inside.home = known[0], known[0][5] or "/"
-    groups = [line.split(":") for line in lines_of(f"{etc}/group")]
-    groups = [entry for entry in groups if len(entry) > 3]
-    gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
-    gids += [group] * group.isdecimal()
-    if group and not gids:
-        raise Failure(f"--user :{group}: not in the root's /etc/group")
-    inside.user, inside.group = int(user[2]), int(gids[0] if group else user[3])
-    member = not group and user[0]
-    inside.groups = [int(entry[2]) for entry in groups if member and member in entry[3].split(",")]
+    root = root_of(inside.options) if planning() else ""
+    inside.user, inside.group, inside.groups, inside.home = look_up_user(inside.options.user, root)
 
 
 def open_terminal(inside: Inside) -> None:
@@ -911,8 +903,7 @@ def start_init(inside: Inside) -> None:
 
 def exec_command(inside: Inside) -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
-    environment = {"PATH": PATH, "HOSTNAME": inside.options.hostname, "TERM": "xterm",
-                   "HOME": inside.home, **dict(inside.options.env)}
+    environment = environment_for(inside.options, inside.home)
     name, failure = inside.command[0], Failure("not in the container's PATH", 127)
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
     send(inside.socket, "exec")
@@ -968,7 +959,9 @@ class Options:
         self.userns = ""
         self.volume: list[tuple[str, str, bool]] = []  # source, target, read-only
         self.workdir = "/"
-        # pull's
+        # spec's and pull's
+        self.bundle = ""
+        self.copy = False
         self.busybox = False
         self.force = False
         self.sha256 = ""
@@ -1069,8 +1062,10 @@ RUN_OPTIONS = {  # name: how its value is read
     "stop-timeout": a_decimal, "tty": a_switch,
     "user": a_text, "userns": one_of("host-root"), "volume": a_volume, "workdir": a_path,
 }
+SPEC_OPTIONS = {"bundle": a_text, "copy": a_switch}
 PULL_OPTIONS = {"busybox": a_switch, "force": a_switch, "rootfs": a_text, "sha256": a_text}
-SWITCHES = ("busybox", "explain", "force", "init", "interactive", "plan", "read-only", "tty")
+SWITCHES = ("busybox", "copy", "explain", "force", "init", "interactive", "plan", "read-only",
+            "tty")
 SHORT = {"e": "env", "h": "hostname", "i": "interactive", "m": "memory", "t": "tty",
          "u": "user", "v": "volume", "w": "workdir"}
 
@@ -1130,6 +1125,39 @@ def parse_run(words: list[str]) -> tuple[Options, list[str]]:
     return options, command
 
 
+def root_of(options: Options) -> str:
+    """The root's path on the host."""
+    return os.path.abspath(options.rootfs or default_root())
+
+
+def environment_for(options: Options, home: str) -> dict[str, str]:
+    """What is in the command's environment: nothing of the host's that was not given."""
+    return {"PATH": PATH, "HOSTNAME": options.hostname, "TERM": "xterm", "HOME": home,
+            **dict(options.env)}
+
+
+def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
+    """--user as numbers: user, group, supplementary groups, and the home directory.
+
+    user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. Raises Failure.
+    """
+    name, _, group = user.partition(":")
+    users = [line.split(":") for line in lines_of(f"{root}/etc/passwd")]
+    known = [entry for entry in users if len(entry) > 5 and name in (entry[0], entry[2])]
+    known += [["", "", name, "0", "", "/"]] * name.isdecimal()
+    if not known:
+        raise Failure(f"--user {name}: not in the root's /etc/passwd")
+    groups = [line.split(":") for line in lines_of(f"{root}/etc/group")]
+    groups = [entry for entry in groups if len(entry) > 3]
+    gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
+    gids += [group] * group.isdecimal()
+    if group and not gids:
+        raise Failure(f"--user :{group}: not in the root's /etc/group")
+    member = not group and known[0][0]
+    others = [int(entry[2]) for entry in groups if member and member in entry[3].split(",")]
+    return int(known[0][2]), int(gids[0] if group else known[0][3]), others, known[0][5] or "/"
+
+
 def keeps(options: Options, capability: str) -> bool:
     """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
     if capability in options.cap_drop:
@@ -1172,14 +1200,21 @@ def clone_for(options: Options, idmap: int, recursive: bool) -> Iterator[tuple[s
     recursive: with what is mounted below them. With no more than a user namespace's own
     rights it has to be so: the kernel does not let them look under a mount of the host's.
     """
-    root = os.path.abspath(options.rootfs or default_root())
-    yield "root", clone_mount(root, MOUNT_ATTR_NODEV, idmap, recursive)
+    yield "root", clone_mount(root_of(options), MOUNT_ATTR_NODEV, idmap, recursive)
     for source, _, read_only in options.volume:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
         yield "volume", clone_mount(os.path.abspath(source), attributes, idmap, recursive)
     taken = any(target == RESOLV_CONF for _, target, _ in options.volume)
     if options.network == "host" and os.path.exists(RESOLV_CONF) and not taken:
         yield "resolv.conf", clone_mount(RESOLV_CONF, MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY)
+
+
+def mount_new(kind: str, target: str, options: str) -> None:
+    """Mount a new file system; mount(2). options: as in fstab(5)."""
+    known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
+    words = options.split(",")
+    flags = sum(known.get(word, 0) for word in words)
+    do(mount, kind, target, kind, flags, ",".join(word for word in words if word not in known))
 
 
 def attach(fd: int, target: str) -> None:
@@ -1526,6 +1561,132 @@ def seccomp_rules(options: Options) -> Iterator[tuple[int, str, int, int, int]]:
 def refuse(number: int) -> int:
     """SECCOMP_RET_ERRNO."""
     return 0x00050000 | number
+
+
+# ── spec: the same container for other engines ───────────────────────────────────────────────
+
+
+def spec(words: list[str]) -> int:
+    """Print the config.json of the container that run would start; --bundle makes its directory.
+
+    OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0.
+    """
+    import json
+
+    options, command = parse(words, RUN_OPTIONS | SPEC_OPTIONS)
+    if not command:
+        raise Usage("no command to run")
+    if not root_entries(root_of(options)):
+        raise Failure(f"the root {root_of(options)} is empty; pull fills it")
+    path = root_of(options)
+    if options.bundle:
+        os.makedirs(options.bundle)
+        if options.copy:
+            path = "rootfs"
+            copy_root(root_of(options), f"{options.bundle}/rootfs", first_ids(options))
+    text = json.dumps(oci_config(options, command, path), indent=2) + "\n"
+    if options.bundle:
+        write(f"{options.bundle}/config.json", text)
+    else:
+        os.write(1, text.encode())
+    return 0
+
+
+def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any]:
+    """The document. path: the root's, as it is to stand there."""
+    user, group, groups, home = look_up_user(options.user, root_of(options))
+    kept = [f"CAP_{name.upper()}" for name in CAPABILITIES if keeps(options, name)]
+    kept += [f"CAP_{name.upper()}" for name in options.cap_add
+             if name not in (*CAPABILITIES, *options.cap_drop, "all")]
+    namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
+    namespaces += ["network"] * (options.network == "none")
+    ids = [{"containerID": 0, "hostID": first, "size": IDS} for first in first_ids(options)]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": wants_terminal(options), "args": command, "cwd": options.workdir,
+            "env": [f"{name}={value}" for name, value in environment_for(options, home).items()],
+            "user": {"uid": user, "gid": group, "additionalGids": groups},
+            "capabilities": {"bounding": kept, "permitted": kept, "effective": kept,
+                             "inheritable": [], "ambient": []},
+            "noNewPrivileges": True,
+        },
+        "root": {"path": path, "readonly": options.read_only},
+        "hostname": options.hostname,
+        "mounts": [*oci_mounts(options)],
+        "linux": {
+            "namespaces": [{"type": each} for each in namespaces],
+            "uidMappings": ids[:1], "gidMappings": ids[1:],
+            "maskedPaths": [f"/proc/{name}" for name in MASKED],
+            "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
+            "resources": oci_resources(options), "seccomp": oci_seccomp(options),
+            "cgroupsPath": f"/{options.cgroup_parent}/oci-{os.urandom(4).hex()}",
+        },
+    }
+
+
+def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
+    """/proc, /dev and what is in it, resolv.conf, the volumes; an engine brings /dev's nodes."""
+    for target, kind, words in (("/proc", "proc", "nosuid,nodev,noexec"), *FILE_SYSTEMS):
+        yield {"destination": target, "type": kind, "source": kind, "options": words.split(",")}
+    volumes = list(options.volume)
+    if options.network == "host" and os.path.exists(RESOLV_CONF):
+        volumes.insert(0, (RESOLV_CONF, RESOLV_CONF, True))
+    for source, target, read_only in volumes:
+        yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
+               "options": ["bind", "nodev", "ro" if read_only else "rw"]}
+
+
+def oci_resources(options: Options) -> dict[str, Any]:
+    """One container's own limits."""
+    limits: dict[str, Any] = {}
+    if options.memory:
+        limits["memory"] = {"limit": options.memory, "swap": options.memory}
+    if options.pids_limit:
+        limits["pids"] = {"limit": options.pids_limit}
+    if options.cpus:
+        limits["cpu"] = {"quota": int(options.cpus * 100000), "period": 100000}
+    return limits
+
+
+def oci_seccomp(options: Options) -> dict[str, Any]:
+    """The same rules as compile_seccomp()'s."""
+    if options.security_opt == "seccomp=unconfined":
+        return {"defaultAction": "SCMP_ACT_ALLOW"}
+    plain: dict[int, list[str]] = {}
+    rules = []
+    for action, name, argument, mask, value in seccomp_rules(options):
+        refusal = {"action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF}
+        if mask:
+            comparison = {"index": argument, "value": mask, "valueTwo": value,
+                          "op": "SCMP_CMP_MASKED_EQ"}
+            rules.append({"names": [name], **refusal, "args": [comparison]})
+        else:
+            plain.setdefault(action & 0xFFFF, []).append(name)
+    rules += [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": number}
+              for number, names in plain.items()]
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
+            "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}
+
+
+def first_ids(options: Options) -> tuple[int, int]:
+    """What uid 0 and gid 0 inside are outside, when root starts the container."""
+    if options.userns == "host-root":
+        return 0, 0
+    return (subordinate_ids("/etc/subuid") or FIRST_ID, subordinate_ids("/etc/subgid") or FIRST_ID)
+
+
+def copy_root(source: str, target: str, shift: tuple[int, int]) -> None:
+    """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
+    spawn("cp", "-aT", source, target)
+    for folder, names, files in os.walk(target):
+        for path in [folder, *(f"{folder}/{name}" for name in names + files)]:
+            status = os.lstat(path)
+            if path == folder or status.st_mode & S_IFMT != S_IFDIR:
+                os.chown(path, status.st_uid + shift[0], status.st_gid + shift[1],
+                         follow_symlinks=False)
+                if status.st_mode & S_IFMT != S_IFLNK:
+                    os.chmod(path, status.st_mode & 0o7777)  # chown took set-user-ID away
 
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
@@ -2369,9 +2530,9 @@ def main() -> NoReturn:
     try:
         if words[:1] in (["--help"], ["-h"], ["help"]):
             raise Help
-        commands = {"run": run, "child": child, "pull": pull, "inspect": inspect}
+        commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
         if words[:1] == [] or words[0] not in commands:
-            raise Usage("a command is missing: run, pull or inspect")
+            raise Usage("a command is missing: run, pull, spec or inspect")
         code = commands[words[0]](words[1:])
     except Help:
         os.write(1, HELP.encode())
