@@ -722,6 +722,9 @@ def fetch_from_host(inside: Inside) -> None:
         inside.given.append((name, clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY)))
     if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
         inside.given += clone_for(inside.options, -1, recursive=True)
+    # /proc/1/exe is still the host's Python, and root outside could write to it (CVE-2019-5736).
+    do(mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, mount_attributes(MOUNT_ATTR_RDONLY),
+       MOUNT_ATTR_SIZE)
 
 
 def enter_root(inside: Inside) -> None:
@@ -836,6 +839,7 @@ def drop_privileges(inside: Inside) -> None:
 
     options = inside.options
     names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
+    del names["last_cap"]  # a limit, not a name
     for name in options.cap_add + options.cap_drop:
         if name != "all" and name not in names:
             raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
