@@ -1,0 +1,237 @@
+"""Endings: however a container comes to its end, nothing of it is left on the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
+from typing import Any, NamedTuple
+
+import pytest
+
+from conftest import CGROUP_SH, cgroup_path, fine, wait_until
+from ptyhelper import leaves
+
+pytest_plugins = "ptyhelper"
+
+STEP = int(os.environ.get("GO_CONTAINER_TEST_STEP", "6"))  # ms from one moment to the next
+MOMENTS = [milliseconds / 1000 for milliseconds in range(0, 60, STEP)]
+
+
+def files(*places: Path) -> set[str]:
+    return {
+        os.path.join(directory, name)
+        for place in places
+        for directory, _, names in os.walk(place)
+        for name in [*names, "."]
+    }
+
+
+# --- The ways to end ---------------------------------------------------------------------------
+
+
+class Ending(NamedTuple):
+    act: Callable[[Any], None]  # what is done to the container from outside
+    codes: set[int]  # what run may end with
+    script: str = "wait"  # what PID 1 does meanwhile
+    handles: str = "WINCH"  # the signal that it ends by, with 5
+    options: tuple[str, ...] = ()
+    seconds: float = 1  # after which nothing may be left
+
+
+def nothing(container: Any) -> None:
+    """It ends by itself."""
+
+
+def kill(*whom: str, by: int = SIGKILL) -> Callable[[Any], None]:
+    def kill(container: Any) -> None:
+        for pid in [getattr(container, name) for name in whom]:
+            os.kill(pid, by)
+
+    return kill
+
+
+def terminate_twice(container: Any) -> None:
+    container.signal(SIGTERM)
+    assert not container.is_gone(0.2)
+    container.signal(SIGTERM)
+
+
+def kill_both(container: Any) -> None:
+    """…at once: neither has the time to see that the other one is dead."""
+    container.signal(SIGSTOP)
+    kill("guard", "pid")(container)
+
+
+def kill_group(container: Any) -> None:
+    os.killpg(container.pid, SIGKILL)
+
+
+ENDINGS = {
+    "exit": Ending(nothing, {3}, "exit 3"),
+    "a crash of PID 1": Ending(nothing, {139}, "f() { f; }; ulimit -s 200; f"),
+    "no memory for PID 1": Ending(nothing, {137}, "exec tail /dev/zero", options=("-m", "20m")),
+    "SIGKILL of PID 1": Ending(kill("pid_1"), {137}),
+    "SIGTERM": Ending(kill("pid", by=SIGTERM), {5}, handles="TERM"),
+    "SIGHUP": Ending(kill("pid", by=SIGHUP), {5}, handles="HUP"),
+    "SIGQUIT": Ending(kill("pid", by=SIGQUIT), {5}, handles="QUIT"),
+    "SIGTERM and time": Ending(
+        kill("pid", by=SIGTERM), {137, 143}, options=("--stop-timeout", "1"), seconds=2
+    ),
+    "SIGTERM twice": Ending(terminate_twice, {137, 143}),
+    "SIGKILL of the guard": Ending(kill("guard"), {125, 137}),
+    "SIGKILL of run": Ending(kill("pid"), {137}),
+    "SIGKILL of both": Ending(kill_both, {137}),
+    "SIGKILL of both, and a user": Ending(kill_both, {137}, options=("-u", "1000")),
+    "SIGKILL of both, and init": Ending(kill_both, {137}, options=("--init",)),
+    "SIGKILL of the group": Ending(kill_group, {137}),
+}
+UNANSWERED = [how for how in ENDINGS if ENDINGS[how].act is kill_both]  # by anybody who tidies up
+
+CROWD = "sleep 1000 & setsid sleep 1000 & (sleep 1000 &)"
+
+
+@pytest.fixture
+def ended(request) -> Callable[[str, str], Any]:
+    """`ended(how, kind)`: a container that comes to this end now, on pipes or on a terminal."""
+
+    def ended(how: str, kind: str) -> Any:
+        ending = ENDINGS[how]
+        own_group = {"start_new_session": True} if kind == "background" else {}
+        start = request.getfixturevalue(kind)
+        script = f"{CROWD}; trap 'exit 5' {ending.handles}; echo ready; {ending.script}"
+        container = start(*ending.options, "sh", "-c", script, **own_group)
+        container.expect(rb"ready\r?\n")
+        ending.act(container)
+        return container
+
+    return ended
+
+
+@pytest.mark.parametrize("kind", ["background", "terminal"])
+@pytest.mark.parametrize("how", ENDINGS)
+def test_nothing_is_left_a_second_after(ended, run, root, parent, place, monkeypatch, how, kind):
+    """…no process, no cgroup, no file; conftest looks after the mounts."""
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.chdir(place)
+    fine(run("true"))  # the first one on a root makes mount points that it has not got
+    before = files(root, place)
+    container = ended(how, kind)
+    assert container.is_gone(ENDINGS[how].seconds)
+    assert container.wait(2) in ENDINGS[how].codes
+    if how in UNANSWERED:
+        fine(run("true"))  # which sweeps
+    assert not leaves(parent)
+    assert files(root, place) == before
+
+
+@pytest.mark.parametrize("how", [how for how in ENDINGS if how not in UNANSWERED])
+def test_the_terminal_is_as_it_was_after(ended, how):
+    container = ended(how, "terminal")
+    container.wait()
+    assert container.is_restored()
+
+
+@pytest.mark.parametrize("deaf_shell", [False, True], ids=["SIGHUP", "no SIGHUP"])
+@pytest.mark.parametrize(
+    "command, seconds",
+    [
+        (["/bin/sh"], 1),
+        (["--init", "sleep", "1000"], 1),
+        (["--stop-timeout", "1", "sleep", "1000"], 2),
+    ],
+    ids=["a shell", "sleep below init", "sleep"],
+)
+def test_nothing_is_left_when_the_terminal_goes_away(
+    terminal, parent, command, seconds, deaf_shell
+):
+    """…as a closed window or a lost connection does, whether or not a signal tells of it."""
+    container = terminal(*command, deaf_shell=deaf_shell)
+    assert wait_until(lambda: container.attributes != container.original)  # it is relayed
+    container.hang_up()
+    assert container.is_gone(seconds)
+    assert not leaves(parent)
+
+
+@pytest.mark.parametrize("deaf_shell", [False, True], ids=["SIGHUP", "no SIGHUP"])
+def test_nothing_is_left_when_the_terminal_goes_away_during_the_start(terminal, parent, deaf_shell):
+    for moment in MOMENTS:
+        container = terminal("cat", deaf_shell=deaf_shell)
+        time.sleep(moment)
+        container.hang_up()
+        assert container.is_gone(1), moment
+    assert not leaves(parent)
+
+
+# --- Killed while it starts --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["background", "terminal"])
+def test_sigkill_of_run_at_any_moment_of_the_start_leaves_nothing(request, run, parent, kind):
+    start = request.getfixturevalue(kind)
+    for moment in MOMENTS:
+        container = start("sh", "-c", f"{CROWD}; wait")
+        time.sleep(moment)
+        container.signal(SIGKILL)
+        assert container.is_gone(1), moment
+        assert kind == "background" or container.is_restored(), moment
+    fine(run("true"))
+    assert not leaves(parent)
+
+
+def test_sigkill_of_all_at_any_moment_of_the_start_leaves_nothing(background, run, parent):
+    """…of run and of all that it has forked by then, which no parent can answer any more."""
+    for moment in MOMENTS:
+        container = background("sh", "-c", f"{CROWD}; wait", start_new_session=True)
+        time.sleep(moment)
+        os.killpg(container.pid, SIGKILL)
+        assert container.is_gone(1), moment
+    fine(run("true"))
+    assert not leaves(parent)
+
+
+# --- Leaves of killed runs ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=["run", "cgroup.sh"])
+def sweep(request, run, parent) -> Callable[[], None]:
+    """What removes the leaves that nobody uses any more: the next run, or cgroup.sh."""
+    if request.param == "run":
+        return lambda: fine(run("true"))
+    return lambda: subprocess.run([CGROUP_SH, "--name", parent], check=True, capture_output=True)
+
+
+def test_a_leaf_that_nobody_could_remove_is_swept(background, parent, sweep):
+    container = background("sh", "-c", "echo ready; sleep 1000")
+    container.expect(b"ready\n")
+    kill_both(container)
+    assert container.is_gone()
+    assert leaves(parent)
+    sweep()
+    assert not leaves(parent)
+
+
+def test_a_leaf_in_use_is_never_swept(background, parent, sweep):
+    container = background("sh", "-c", "echo ready; sleep 1000")
+    container.expect(b"ready\n")
+    before = leaves(parent)
+    sweep()
+    assert before and leaves(parent) == before
+    assert "/run-" in cgroup_path(container.pid_1, "pids")
+
+
+def test_of_two_leaves_only_the_one_in_use_is_left(background, parent, sweep):
+    one = background("sh", "-c", "echo ready; sleep 1000")
+    one.expect(b"ready\n")
+    other = background("sh", "-c", "echo ready; sleep 1000")
+    other.expect(b"ready\n")
+    kill_both(one)
+    assert one.is_gone()
+    both = leaves(parent)
+    sweep()
+    left = cgroup_path(other.pid_1, "pids").rsplit("/")[-1]
+    assert {Path(path).name for path in leaves(parent)} == {left}
+    assert len(both) == 2 * len(leaves(parent))

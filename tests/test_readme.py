@@ -1,0 +1,347 @@
+"""Whatever the README says that can be checked: it is typed on a terminal, or looked up.
+
+A box marked `console` is a session. Its prompts are the terminal's own: `$` is the host's shell,
+`/ #` a container's. Where `$` follows while the first terminal is in a container, a second one is
+meant. The lines below a command are what it prints, with any white space for white space, and
+
+    …         any text; on a line of its own, any number of lines
+    <number>  digits
+    <word>    a word without spaces, the same one wherever it comes again in the box
+
+The sessions are typed in a copy of the project, whose alpine-fs is filled and whose cgroup is not
+`demo`, which others may be using. Boxes of another kind are not executed: `sh` installs packages,
+as does the indented line, which runs all tests, this one too; `text` is a picture.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import termios
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import CGROUP_SH, PREFIX, PYTHON, REPOSITORY, SCRIPT, delete_cgroup, go
+
+README = (REPOSITORY / "README.md").read_text()
+SOURCE = SCRIPT.read_text()
+TREE = ast.parse(SOURCE)
+CGROUP = f"{PREFIX}-readme"
+PATIENCE = 30  # seconds
+
+PROMPT = re.compile(r"(\$|/\S* [#$]) ")
+INVISIBLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\x07")
+
+
+# --- Sessions ------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    prompt: str
+    command: str
+    output: str
+
+
+def boxes(kind: str) -> Iterator[tuple[str, str]]:
+    """The heading above each fenced box of that kind, and the lines in it."""
+    heading = ""
+    for found in re.finditer(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        heading = found[1] or heading
+        if found[2] == kind:
+            yield heading, found[3]
+
+
+def session(text: str) -> list[Step]:
+    """Prompt, command and output, from one prompt to the next."""
+    steps: list[Step] = []
+    for line in text.splitlines():
+        if found := PROMPT.match(f"{line} "):
+            steps.append(Step(found[1], line[found.end() :], ""))
+        else:
+            steps[-1] = steps[-1]._replace(output=f"{steps[-1].output}{line}\n")
+    return steps
+
+
+class Words(dict[str, str]):
+    """What the names in < > stand for, as far as it is known."""
+
+    def match(self, text: str, printed: str) -> bool:
+        """Whether a command has printed what the README says, and what the names stood for."""
+        new: set[str] = set()
+
+        def pattern(part: str) -> str:
+            name = part[1:-1]
+            if part == "…":
+                return ".*"
+            if part == "<number>":
+                return r"\d+"
+            if part.isspace():
+                return r"[ \t]+"
+            if not re.fullmatch("<[a-z]+>", part):
+                return re.escape(part)
+            if name in self:
+                return re.escape(self[name])
+            again = name in new
+            new.add(name)
+            return f"(?P={name})" if again else rf"(?P<{name}>\S+)"
+
+        def line_pattern(line: str) -> str:
+            parts = re.split(r"(…|<[a-z]+>|[ \t]+)", line)
+            return r"[ \t]*" + "".join(map(pattern, parts)) + r"[ \t]*\n"
+
+        lines = [line.strip() for line in text.strip().splitlines()]
+        whole = "".join(r"(?:.*\n)*?" if line == "…" else line_pattern(line) for line in lines)
+        found = re.fullmatch(whole, f"{printed.strip()}\n" if printed.strip() else "")
+        self.update(found.groupdict() if found else {})
+        return bool(found)
+
+    def fill(self, command: str) -> str:
+        """A command as a reader would type it, with the words for their names."""
+        for name, word in self.items():
+            command = command.replace(f"<{name}>", word)
+        return command
+
+
+class Terminal:
+    """A terminal with a shell of the host's on it."""
+
+    def __init__(self, project: Path) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(project)
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            shell = ["bash", "--noprofile", "--noediting", "--rcfile", "../bashrc", "-i"]
+            os.execvp(shell[0], shell)
+        termios.tcsetwinsize(self.fd, (50, 400))  # so wide that no line is broken
+        self.prompt = ""
+        self.read()
+
+    def read(self) -> str:
+        """What comes before the next prompt."""
+        data, end = b"", time.monotonic() + PATIENCE
+        while True:
+            text = INVISIBLE.sub("", data.decode(errors="replace"))
+            before, _, last = text.rpartition("\n")
+            if found := PROMPT.fullmatch(last):
+                self.prompt = found[1]
+                return before.replace(CGROUP, "demo")
+            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"no prompt after {PATIENCE} seconds, but {text!r}"
+            data += os.read(self.fd, 1 << 16)
+
+    def type(self, command: str) -> str:
+        """Type a command and the Enter key. Gives what it prints."""
+        os.write(self.fd, f"{command}\r".encode())
+        echo, _, printed = f"{self.read()}\n".partition("\n")
+        assert echo == command.replace(CGROUP, "demo")
+        return printed
+
+    def close(self) -> None:
+        os.close(self.fd)  # which hangs up
+        os.waitpid(self.pid, 0)
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, scratch: Path) -> Path:
+    """A copy of the project, as a reader has it who has filled alpine-fs."""
+    path = scratch / "readme/project"
+    path.mkdir(parents=True)
+    for file in (SCRIPT, CGROUP_SH):
+        copy = path / file.name
+        copy.write_text(re.sub(r"\bdemo\b", CGROUP, file.read_text()))
+        copy.chmod(file.stat().st_mode)
+    subprocess.run(["cp", "-a", root, path / "alpine-fs"], check=True)
+
+    # python3 is the interpreter under test, also for sudo, which has a PATH of its own.
+    programs = path.parent / "bin"
+    programs.mkdir()
+    (programs / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(PYTHON)} "$@"\n')
+    (programs / "python3").chmod(0o755)
+    sudo = 'command sudo env "PATH=$PATH" ' if shutil.which("sudo") else ""
+    (path.parent / "bashrc").write_text(
+        f'PATH={shlex.quote(str(programs))}:$PATH LC_ALL=C.UTF-8 PS1="$ " HISTFILE=\n'
+        f'sudo() {{ {sudo}"$@"; }}\n'
+    )
+    return path
+
+
+@pytest.fixture
+def terminal(project: Path) -> Iterator[Callable[[], Terminal]]:
+    """`terminal()`: another terminal, in the copy of the project."""
+    opened: list[Terminal] = []
+
+    def terminal() -> Terminal:
+        opened.append(Terminal(project))
+        return opened[-1]
+
+    yield terminal
+    for each in opened:
+        each.close()
+    delete_cgroup(CGROUP)
+
+
+SESSIONS = list(boxes("console"))
+
+
+@pytest.mark.parametrize("text", [t for _, t in SESSIONS], ids=[h for h, _ in SESSIONS])
+def test_a_session_goes_as_the_readme_says(terminal, text):
+    terminals, words = [terminal()], Words()
+    for prompt, command, output in session(text):
+        if command and prompt == "$" != terminals[0].prompt and len(terminals) == 1:
+            terminals.append(terminal())
+        here = next((each for each in terminals if each.prompt == prompt), None)
+        assert here, f"{prompt} {command}: the prompts are {[each.prompt for each in terminals]}"
+        if command:
+            printed = here.type(words.fill(command))
+            assert words.match(output, printed), f"{prompt} {command}\n{printed}\nis not\n{output}"
+    assert [each.prompt for each in terminals] == ["$"] * len(terminals)
+
+
+WRONG = [
+    ("a", "b"),
+    ("a", ""),
+    ("", "a"),
+    ("a", "a\nb"),
+    ("a …", "b a"),
+    ("…\na", "a\nb"),
+    ("<number>", "x"),
+    ("<x> <x>", "1 2"),
+    ("<x>\n<x>", "1\n2"),
+    ("<x>", "1 2"),
+]
+RIGHT = [
+    ("", ""),
+    ("a  b", "a\tb"),
+    ("a …", "a b c"),
+    ("…\na\n…", "a"),
+    ("…\na\n…", "b\nb\na\nc"),
+    ("<number>", "17"),
+    ("<x> <x>\n<x>", "17 17\n17"),
+    ("(a|b)*", "(a|b)*"),
+]
+
+
+@pytest.mark.parametrize(("text", "printed"), [*WRONG, *RIGHT])
+def test_the_comparison_tells_right_from_wrong(text, printed):
+    assert Words().match(text, printed) == ((text, printed) in RIGHT)
+
+
+def test_a_word_is_the_same_in_all_of_a_session():
+    words = Words()
+    assert words.match("I am <pid>", "I am 7")
+    assert words.match("I am <pid>", "I am 7") and not words.match("I am <pid>", "I am 8")
+    assert words.fill("kill <pid> <other>") == "kill 7 <other>"
+
+
+# --- What is not executed ------------------------------------------------------------------------
+
+
+def test_two_commands_do_all_the_set_up():
+    """They install packages, so only their shape is looked at."""
+    (install,) = [text for _, text in boxes("sh")]
+    packages = r"git python3 python3-prctl libseccomp2 busybox-static"
+    start = "sudo python3 go_container.py run /bin/sh"
+    assert re.fullmatch(
+        f"sudo apt-get update && sudo apt-get install -y {packages} && {start}\n", install
+    )
+    assert any(text.startswith(f"$ {start}\n") for _, text in boxes("console"))
+    assert re.findall(r"^    (sudo tests/run.*)$", README, re.MULTILINE) == ["sudo tests/run"]
+
+
+def test_nothing_else_looks_like_a_command_and_is_not_executed():
+    kinds = re.findall(r"^```(.*)\n(?s:.*?)^```$", README, re.MULTILINE)
+    assert set(kinds) == {"console", "sh", "text"}
+    outside = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in outside.splitlines() if line.startswith("    ")] == [
+        "    sudo tests/run"
+    ]
+
+
+# --- What the program knows better ---------------------------------------------------------------
+
+
+def test_the_picture_is_the_programs_own():
+    pictures = [text for _, text in boxes("text")]
+    assert any(picture in textwrap.dedent(ast.get_docstring(TREE) + "\n") or
+               textwrap.indent(picture, "    ") in SOURCE for picture in pictures)
+
+
+def test_every_step_of_the_stories_is_named_and_no_other():
+    """In the order in which the program goes through them."""
+    functions = {node.name: node for node in TREE.body if isinstance(node, ast.FunctionDef)}
+    steps = {
+        name: [
+            argument.id
+            for call in ast.walk(functions[name])
+            if isinstance(call, ast.Call)
+            and getattr(call.func, "id", "") in ("perform", "perform_or_tell")
+            for argument in call.args[1:]
+        ]
+        for name in ("run", "middle", "child")
+    }
+    chapter = README.partition("\n## How it works\n")[2].partition("\n## ")[0]
+    named = [name for name in re.findall(r"`(\w+)`", chapter) if name in functions]
+    for story, names in steps.items():
+        assert [name for name in named if name in names] == names, story
+    assert set(named) <= {*chain(*steps.values()), *steps, "guard", "pull"}
+
+
+def strings_of(tree: ast.AST) -> Iterator[str]:
+    """Every text in the program, with … for what is put into it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [getattr(part, "value", None) for part in node.values]
+            yield "".join(part if isinstance(part, str) else "…" for part in parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+TROUBLES = README.partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
+ERRORS = re.findall(r"^\*\*`(.+?)`\*\*", TROUBLES, re.MULTILINE)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_that_is_explained_is_one_of_the_programs(error):
+    """Between the … every part is in one of its texts, or is the kernel's reason."""
+    texts = [*strings_of(TREE), *map(os.strerror, range(1, 134))]
+    texts += [text for text in CGROUP_SH.read_text().splitlines() if "fail" in text]
+    for part in re.split(r" ?… ?|: (?=[A-Z])", error):
+        part = part.strip(" ();")
+        assert any(part in text for text in texts), part
+
+
+def test_errors_are_explained():
+    assert len(ERRORS) > 5
+
+
+def test_the_readme_knows_the_default_of_every_limit():
+    assert "10 processes" in README and "50 MB" in README
+    assert go("--help").stdout.decode() in "".join(text for _, text in boxes("console"))
+
+
+def test_every_file_that_is_named_is_there():
+    named = re.findall(r"`((?:tests|\.ci)/[\w./]*|test_\w+|\w+\.(?:py|sh))`", README)
+    assert "go_container.py" in named
+    for name in named:
+        places = [REPOSITORY / name, REPOSITORY / f"tests/{name}", REPOSITORY / f"tests/{name}.py"]
+        assert any(place.exists() for place in places), name
+
+
+def test_the_readme_fits_its_frame():
+    """Plain English does not fit into wide lines; the tables and the one install line may."""
+    wide = [line for line in README.splitlines() if len(line) > 100 and line[:1] not in "|s"]
+    assert wide == []
+    assert not re.search("[\U0001f300-\U0001faff]", README)
