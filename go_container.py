@@ -817,10 +817,8 @@ def open_terminal(inside: Inside) -> None:
     master = do(os.open, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
     do(fcntl.ioctl, master, TIOCSPTLCK, bytes(4))
     slave = do(fcntl.ioctl, master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    for caller in (0, 1):
-        if os.isatty(caller):
-            size = fcntl.ioctl(caller, TIOCGWINSZ, bytes(8))
-            do(fcntl.ioctl, slave, TIOCSWINSZ, size)
+    if size := callers_size():
+        do(fcntl.ioctl, slave, TIOCSWINSZ, size)
     send(inside.socket, "terminal", master)
     attach(clone_mount("/dev/pts/0"), "/dev/console")
     do(os.fchown, slave, inside.user, -1)
@@ -1493,7 +1491,16 @@ class Relay:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
         import fcntl
 
-        fcntl.ioctl(self.master, TIOCSWINSZ, fcntl.ioctl(0, TIOCGWINSZ, bytes(8)))
+        if size := callers_size():
+            fcntl.ioctl(self.master, TIOCSWINSZ, size)
+
+
+def callers_size() -> bytes:
+    """The size of the caller's terminal, struct winsize; empty if it has none."""
+    import fcntl
+
+    terminals = [fd for fd in (0, 1) if os.isatty(fd)]
+    return fcntl.ioctl(terminals[0], TIOCGWINSZ, bytes(8)) if terminals else b""
 
 
 def read_some(fd: int, size: int) -> bytes:

@@ -400,6 +400,8 @@ def all_said() -> dict[str, dict[str, str]]:
     """What each script says on a machine of each layout; the machines run at the same time."""
     if not shutil.which("linux.uml"):
         pytest.skip("there is no linux.uml: apt-get install user-mode-linux")
+    if Path("/run/uml").exists():
+        pytest.skip("we are in such a machine already")
     machines = {}
     for layout, files in FILES.items():
         directories = dict.fromkeys(str(Path(file).parent) for file in files.values())

@@ -265,3 +265,12 @@ def test_the_launchers_interpreter_cannot_be_overwritten(run, loader_root, comma
     assert in_throwaway_namespaces([*naive, *words]).stdout == b"writable\n"
     result = run(command, rootfs=loader_root)
     assert result.stdout == b"not writable\n" or one_line(result, 126)
+
+
+@pytest.mark.parametrize("options", [(), ("--userns", "host-root")])
+def test_the_interpreter_of_init_is_on_a_read_only_mount(run, armed_root, attempts, options):
+    control = subprocess.run([attempts / "exe", "/proc/self/exe"], capture_output=True, check=True)
+    assert control.stdout == b"writable\n"
+    look = ("--init", "--cap-add", "SYS_PTRACE", *options)  # without it, it cannot even be opened
+    result = run(*look, "/attempts/exe", "/proc/1/exe", rootfs=armed_root)
+    assert (result.returncode, result.stdout) == (0, b"read-only\n")

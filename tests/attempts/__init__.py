@@ -17,6 +17,7 @@ from conftest import Result, in_throwaway_namespaces
 SOURCES = Path(__file__).parent
 BUILD = {
     "syscalls": ["-static"],
+    "exe": ["-static"],
     "handle": ["-static"],
     "loader": ["-static-pie", "-nostdlib", "-fno-stack-protector"],
     "library": ["-shared", "-fPIC"],
