@@ -248,7 +248,7 @@ def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
     except Failure as failure:
         send(side.socket, f"failed {failure.code} {failure}")
         os._exit(125)
-    except BaseException as error:  # a defect of this file; still one line, no traceback
+    except Exception as error:  # a defect of this file; still one line
         send(side.socket, f"failed 125 internal error: {error!r}")
         os._exit(125)
 
@@ -331,7 +331,8 @@ def find_root(host: Host) -> None:
     try:
         entries = root_entries(path)
     except OSError as error:
-        raise Failure(f"the root {path}: {error.strerror}; pull makes one") from None
+        way_out = "; pull makes one" if error.errno == errno.ENOENT else ""
+        raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
     if not entries:
         raise Failure(f"the root {path} is empty; pull --rootfs {path} fills it")
     for source, target, _ in host.options.volume:
@@ -788,7 +789,7 @@ def mount_volumes(inside: Inside) -> None:
 
 def enter_workdir(inside: Inside) -> None:
     """Where the command starts; made if it is missing, as docker does."""
-    if not os.path.isdir(inside.options.workdir):
+    if not os.path.lexists(inside.options.workdir):
         do(os.makedirs, inside.options.workdir)
     do(os.chdir, inside.options.workdir)
 
@@ -1388,16 +1389,57 @@ def open_cgroups(name: str, wanted: list[str]) -> list[Cgroup]:
     if missing := [each for each in wanted if each not in found]:
         raise Failure(f"the kernel offers no cgroup controller for {missing[0]}; "
                       "--cgroup-parent none runs without limits")
+    found = {each: (version, delegated(top, name) if version == 2 else top)
+             for each, (version, top) in found.items() if each in (*wanted, "cpu")}
     places: dict[tuple[int, str], list[str]] = {}
     for each in wanted:
         version, top = found[each]
         places.setdefault((version, f"{top}/{name}"), []).append(each)
-    if not all(os.path.isdir(path) for _, path in places):
+    if not all(is_prepared(*found[each], name, each) for each in {*wanted, "cpu"} & found.keys()):
         if os.geteuid() != 0 and not planning():
             raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
                           "--cgroup-parent none does without limits")
         do(spawn, "/bin/sh", cgroup_script(), "--name", name)
     return [Cgroup(version, path, names) for (version, path), names in places.items()]
+
+
+def delegated(top: str, name: str) -> str:
+    """v2: the directory that NAME is in. A normal user's is in a subtree delegated to him.
+
+    cgroups(7), "Cgroups delegation". Joining needs write access to a common ancestor's
+    cgroup.procs, which cgroup.sh cannot give. Raises Failure with the command that can.
+    """
+    if os.access(f"{top}/cgroup.procs", os.W_OK) or planning():
+        return top
+    own = next(line[3:] for line in lines_of("/proc/self/cgroup") if line.startswith("0::"))
+    scope = f"{top}{own}".removesuffix("/launcher")
+    if not os.access(f"{scope}/cgroup.procs", os.W_OK):
+        raise Failure("on cgroup v2 a normal user needs a delegated subtree: systemd-run --user "
+                      f"--scope -p Delegate=yes -- {sys.executable} {__file__} run …; "
+                      "--cgroup-parent none does without limits")
+    if not os.path.isdir(f"{scope}/{name}"):
+        os.makedirs(f"{scope}/launcher", exist_ok=True)  # a cgroup that hands controllers down
+        write(f"{scope}/launcher/cgroup.procs", "0")  # must not have processes of its own
+        ours = [each for each in read(f"{scope}/cgroup.controllers").split()
+                if each in ("pids", "memory", "cpu")]
+        hand_down = " ".join(f"+{each}" for each in ours)
+        write(f"{scope}/cgroup.subtree_control", hand_down)
+        os.mkdir(f"{scope}/{name}")
+        for file, value in (("pids.max", "10"), ("memory.max", "50M"), ("memory.swap.max", "0"),
+                            ("cgroup.subtree_control", hand_down)):
+            write(f"{scope}/{name}/{file}", value)
+    return scope
+
+
+def is_prepared(version: int, top: str, name: str, controller: str) -> bool:
+    """Whether cgroup.sh is through with a cgroup, for which another run may have called it.
+
+    On v2 it opens the cgroup for leaves last, and on v1 it makes the cpu controller's last.
+    """
+    if version == 1:
+        return os.path.isdir(f"{top}/{name}")
+    handed_down = read_if_there(f"{top}/{name}/cgroup.subtree_control").split()
+    return controller in handed_down or controller not in read(f"{top}/cgroup.controllers").split()
 
 
 def controllers() -> dict[str, tuple[int, str]]:
@@ -1407,6 +1449,8 @@ def controllers() -> dict[str, tuple[int, str]]:
         if " - cgroup" in line:
             place, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
             top = place.replace("\\040", " ")
+            if not os.path.exists(f"{top}/cgroup.procs"):
+                continue  # another mount hides this one
             v2 = kind == "cgroup2"
             names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
             found.update(dict.fromkeys(names, (1 + v2, top)))
@@ -1599,7 +1643,7 @@ def spec(words: list[str]) -> int:
     if options.bundle:
         write(f"{options.bundle}/config.json", text)
     else:
-        os.write(1, text.encode())
+        print_all(text)
     return 0
 
 
@@ -1830,6 +1874,7 @@ def download(url: str) -> BufferedRandom:
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
     import http.client
+    import ssl
     import urllib.error
     import urllib.request
 
@@ -1848,7 +1893,9 @@ def download(url: str) -> BufferedRandom:
     except (http.client.HTTPException, ValueError) as error:
         raise Failure(f"{url}: {type(error).__name__}: {error}") from None
     except OSError as error:
-        raise NoNetwork(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from None
+        reason = getattr(error, "reason", error)
+        kind = Failure if isinstance(reason, ssl.SSLError) else NoNetwork  # a lie is no silence
+        raise kind(f"{url} cannot be reached: {reason}") from None
     if done < size:
         raise Failure(f"{url}: it ended after {done} of {size} bytes")
     file.seek(0)
@@ -2050,10 +2097,11 @@ def inspect(words: list[str]) -> int:
         raise Failure(f"there is no process {words[0]}")
     here, there = kernel_view("self"), kernel_view(words[0])
     wide = max(len(text) for text in here.values())
-    os.write(1, f"  {'':11} {'this process':{wide}} process {words[0]}\n".encode())
+    table = f"  {'':12} {'this process':{wide}} process {words[0]}\n"
     for name, text in here.items():
         mark = " " if there[name] == text else "*"
-        os.write(1, f"{mark} {name:11} {text:{wide}} {there[name]}\n".encode())
+        table += f"{mark} {name:12} {text:{wide}} {there[name]}\n"
+    print_all(table)
     return 0
 
 
@@ -2244,6 +2292,18 @@ def say(text: str, usage: str = "") -> None:
         os.write(2, f"{line}\n{usage}".encode(errors="backslashreplace"))
     except OSError:
         pass  # nobody listens; the exit code still says it
+
+
+def print_all(text: str) -> None:
+    """Write to standard output; nothing if its reader has gone. Raises Failure for other errors."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[os.write(1, data):]
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise Failure(f"standard output: {error.strerror}") from None
 
 
 def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
@@ -2528,26 +2588,32 @@ TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 FORWARDED = (*TERMINATING, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, _signal.SIGCONT,
              _signal.SIGTSTP)
 
-MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 24 << 20  # bytes; docker's, and child's interpreter's
+MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 16 << 20  # bytes; docker's, and child's interpreter's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 RUN_USAGE = "usage: go_container.py run [OPTIONS] COMMAND [ARG...]\n"
 PULL_USAGE = "usage: go_container.py pull [OPTIONS] [FILE|URL]\n"
 
 
-def main() -> NoReturn:
-    """Do what the command line says, and end with its exit code."""
-    code, words = 125, sys.argv[1:]
+def command_of(words: list[str]) -> int:
+    """Do what the command line says. Returns the exit code. Raises Failure."""
+    commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
     try:
         if words[:1] in (["--help"], ["-h"], ["help"]):
             raise Help
-        commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
         if words[:1] == [] or words[0] not in commands:
             raise Usage("a command is missing: run, pull, spec or inspect")
-        code = commands[words[0]](words[1:])
+        return commands[words[0]](words[1:])
     except Help:
-        os.write(1, HELP.encode())
-        code = 0
+        print_all(HELP)
+        return 0
+
+
+def main() -> NoReturn:
+    """End with the exit code of what the command line says, never with a traceback."""
+    code, words = 125, sys.argv[1:]
+    try:
+        code = command_of(words)
     except Usage as usage:
         say(str(usage), PULL_USAGE if words[:1] == ["pull"] else RUN_USAGE)
     except Failure as failure:
@@ -2556,6 +2622,8 @@ def main() -> NoReturn:
         code = failure.code
     except OSError as error:
         say(f"{error.filename or 'internal error'}: {error.strerror}")
+    except Exception as error:  # a defect of this file; still one line
+        say(f"internal error: {error!r}")
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 
 
