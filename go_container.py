@@ -265,6 +265,7 @@ class Host:
     pid_1_fd = -1  # pidfd
     filter = -1  # memfd with the seccomp program
     leaf = ""
+    executing = False  # the command, as far as is known: signals are its own now
     exit_code = 125
     usage: Any = None  # struct rusage of all that has ended
 
@@ -492,6 +493,7 @@ def await_exec(host: Host) -> None:
     while words != [""]:
         expected = ("exec", "terminal") if words != ["exec"] else ("",)
         words, descriptors = wait_for(host, *expected)
+        host.executing = host.executing or words == ["exec"]
         if words == ["terminal"] and not planning():
             host.relay = Relay(descriptors[0])
     if host.relay and host.terminal:
@@ -501,16 +503,16 @@ def await_exec(host: Host) -> None:
 def supervise(host: Host) -> None:
     """Forward signals, relay the terminal, and wait for the end."""
     ended = os.pidfd_open(host.middle)
-    for number in host.kept:
-        forward(host, number)
     deadline, relay, over = 0.0, host.relay, False
+    for number in host.kept:
+        deadline = pass_on(host, number, deadline)
     while not over or relay and not relay.drained and not deadline:
         wanted = relay.wanted() if relay else {}
         wanted |= {host.signals: POLLIN} if over else {host.signals: POLLIN, ended: POLLIN}
         happened = wait(wanted, deadline)
         over = over or ended in happened
         if host.signals in happened:
-            deadline = on_signal(host, deadline)
+            deadline = pass_on(host, read_signal(host.signals), deadline)
         if relay and not relay.move(happened):  # the caller's terminal is gone
             relay.close()
             relay, deadline = None, time.monotonic() + host.options.stop_timeout
@@ -522,9 +524,8 @@ def supervise(host: Host) -> None:
     host.exit_code, host.middle = exit_code(status), 0
 
 
-def on_signal(host: Host, deadline: float) -> float:
-    """Pass one signal on. Returns when to kill PID 1: it may have no handler for the signal."""
-    number = read_signal(host.signals)
+def pass_on(host: Host, number: int, deadline: float) -> float:
+    """Pass a signal on. Returns when to kill PID 1: it may have no handler for the signal."""
     if number == _signal.SIGWINCH and host.relay:
         host.relay.resize()  # the kernel tells the foreground process group inside
         return deadline
@@ -2236,7 +2237,7 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     socket = host.socket.fileno()
     while socket not in wait({host.signals: POLLIN, socket: POLLIN}):
         number = read_signal(host.signals)
-        if number in TERMINATING:
+        if number in TERMINATING and not host.executing:
             raise Failure("", 128 + number)
         host.kept.append(number)
     text, descriptors = receive(host.socket)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import PYTHON, SCRIPT, cgroups, pid_1_of, wait_until
 
 PATIENCE = 20  # seconds; a deadline for what takes milliseconds on a machine that is not busy

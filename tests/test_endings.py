@@ -11,7 +11,6 @@ from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
-
 from conftest import CGROUP_SH, cgroup_path, fine, wait_until
 from ptyhelper import leaves
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PYTHON, REPOSITORY, fine, one_line, read_limits
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from conftest import CGROUP_SH, fine, host_state, wait_until
 from ptyhelper import leaves
 

@@ -38,11 +38,15 @@ from conftest import CGROUP_SH, PREFIX, PYTHON, REPOSITORY, SCRIPT, delete_cgrou
 README = (REPOSITORY / "README.md").read_text()
 SOURCE = SCRIPT.read_text()
 TREE = ast.parse(SOURCE)
-CGROUP = f"{PREFIX}-readme"
+DEMO, CGROUP = re.compile(r"\bdemo\b"), f"{PREFIX}-readme"
 PATIENCE = 30  # seconds
 
 PROMPT = re.compile(r"(\$|/\S* [#$]) ")
 INVISIBLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\x07")
+BESIDES = re.compile(  # what the README leaves out
+    r"\n\nBusyBox v.*\nEnter 'help' for .*\n\n"  # Debian's greets, Alpine's does not
+    r"|sudo: unable to resolve host .*\n"  # on a machine that does not know its own name
+)
 
 
 # --- Sessions ------------------------------------------------------------------------------------
@@ -57,7 +61,7 @@ class Step(NamedTuple):
 def boxes(kind: str) -> Iterator[tuple[str, str]]:
     """The heading above each fenced box of that kind, and the lines in it."""
     heading = ""
-    for found in re.finditer(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"(?m)^#+ (.+)$|^```(\w*)\n((?s:.*?))^```$", README):
         heading = found[1] or heading
         if found[2] == kind:
             yield heading, found[3]
@@ -125,6 +129,7 @@ class Terminal:
                 signal.signal(number, signal.SIG_DFL)
             shell = ["bash", "--noprofile", "--noediting", "--rcfile", "../bashrc", "-i"]
             os.execvp(shell[0], shell)
+        os.set_inheritable(self.fd, False)  # another terminal's shell would keep this one open
         termios.tcsetwinsize(self.fd, (50, 400))  # so wide that no line is broken
         self.prompt = ""
         self.read()
@@ -133,7 +138,7 @@ class Terminal:
         """What comes before the next prompt."""
         data, end = b"", time.monotonic() + PATIENCE
         while True:
-            text = INVISIBLE.sub("", data.decode(errors="replace"))
+            text = BESIDES.sub("", INVISIBLE.sub("", data.decode(errors="replace")))
             before, _, last = text.rpartition("\n")
             if found := PROMPT.fullmatch(last):
                 self.prompt = found[1]
@@ -144,9 +149,11 @@ class Terminal:
 
     def type(self, command: str) -> str:
         """Type a command and the Enter key. Gives what it prints."""
-        os.write(self.fd, f"{command}\r".encode())
+        os.write(self.fd, DEMO.sub(CGROUP, f"{command}\r").encode())
         echo, _, printed = f"{self.read()}\n".partition("\n")
-        assert echo == command.replace(CGROUP, "demo")
+        assert echo == command
+        if command.endswith("&"):
+            time.sleep(0.2)  # what goes on behind the prompt needs time, and so does a reader
         return printed
 
     def close(self) -> None:
@@ -161,7 +168,7 @@ def project(root: Path, scratch: Path) -> Path:
     path.mkdir(parents=True)
     for file in (SCRIPT, CGROUP_SH):
         copy = path / file.name
-        copy.write_text(re.sub(r"\bdemo\b", CGROUP, file.read_text()))
+        copy.write_text(DEMO.sub(CGROUP, file.read_text()))
         copy.chmod(file.stat().st_mode)
     subprocess.run(["cp", "-a", root, path / "alpine-fs"], check=True)
 
@@ -206,6 +213,8 @@ def test_a_session_goes_as_the_readme_says(terminal, text):
         assert here, f"{prompt} {command}: the prompts are {[each.prompt for each in terminals]}"
         if command:
             printed = here.type(words.fill(command))
+            if "has no idmapped mounts" in printed:  # the host's own /usr, say, in Docker
+                pytest.skip("a volume's file system takes no idmapped mounts")
             assert words.match(output, printed), f"{prompt} {command}\n{printed}\nis not\n{output}"
     assert [each.prompt for each in terminals] == ["$"] * len(terminals)
 
@@ -261,13 +270,11 @@ def test_two_commands_do_all_the_set_up():
     assert re.findall(r"^    (sudo tests/run.*)$", README, re.MULTILINE) == ["sudo tests/run"]
 
 
-def test_nothing_else_looks_like_a_command_and_is_not_executed():
-    kinds = re.findall(r"^```(.*)\n(?s:.*?)^```$", README, re.MULTILINE)
+def test_every_other_box_is_executed_or_a_picture():
+    kinds = re.findall(r"(?m)^```(.*)\n(?s:.*?)^```$", README)
     assert set(kinds) == {"console", "sh", "text"}
-    outside = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-    assert [line for line in outside.splitlines() if line.startswith("    ")] == [
-        "    sudo tests/run"
-    ]
+    prose = re.sub(r"(?ms)^```.*?^```$", "", README)
+    assert re.findall(r"(?<=\n\n)    .*", prose) == ["    sudo tests/run"]
 
 
 # --- What the program knows better ---------------------------------------------------------------
@@ -310,26 +317,27 @@ def strings_of(tree: ast.AST) -> Iterator[str]:
 
 
 TROUBLES = README.partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
-ERRORS = re.findall(r"^\*\*`(.+?)`\*\*", TROUBLES, re.MULTILINE)
+ERRORS = re.findall(r"^\| `(.+?)`", TROUBLES, re.MULTILINE)
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_that_is_explained_is_one_of_the_programs(error):
-    """Between the … every part is in one of its texts, or is the kernel's reason."""
-    texts = [*strings_of(TREE), *map(os.strerror, range(1, 134))]
-    texts += [text for text in CGROUP_SH.read_text().splitlines() if "fail" in text]
-    for part in re.split(r" ?… ?|: (?=[A-Z])", error):
-        part = part.strip(" ();")
-        assert any(part in text for text in texts), part
+    assert any(error in text for text in strings_of(TREE))
 
 
 def test_errors_are_explained():
     assert len(ERRORS) > 5
 
 
-def test_the_readme_knows_the_default_of_every_limit():
-    assert "10 processes" in README and "50 MB" in README
-    assert go("--help").stdout.decode() in "".join(text for _, text in boxes("console"))
+LATER = {"--explain", "--plan", "--bundle", "--copy"}  # their sections are still to be written
+
+
+def test_every_option_is_in_the_readme():
+    """…by its long name, and by its short one."""
+    options = re.findall(r"(?:(?<= )-\w, )?--[a-z][a-z0-9-]+", go("--help").stdout.decode())
+    assert len(options) > 20
+    for option in sorted({*options} - LATER):
+        assert option.replace(", ", "/") in README
 
 
 def test_every_file_that_is_named_is_there():
@@ -342,6 +350,6 @@ def test_every_file_that_is_named_is_there():
 
 def test_the_readme_fits_its_frame():
     """Plain English does not fit into wide lines; the tables and the one install line may."""
-    wide = [line for line in README.splitlines() if len(line) > 100 and line[:1] not in "|s"]
-    assert wide == []
+    wide = [line for line in README.splitlines() if len(line) > 100]
+    assert not [line for line in wide if not line.startswith(("|", "sudo apt-get ", "  ["))]
     assert not re.search("[\U0001f300-\U0001faff]", README)

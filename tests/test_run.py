@@ -93,6 +93,12 @@ def test_help_fits_the_screen_and_is_no_error(words):
     assert text.startswith("usage: ") and max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("where", ["| true", "> /dev/full", ">&-"])
+def test_help_that_nobody_can_read_is_no_traceback(where):
+    result = go("--help", prefix=through(f'"$@" {where}'))
+    assert result.stderr.count(b"\n") <= 1 and b"Traceback" not in result.stderr
+
+
 OPTIONS = """
     --hostname -h --env -e --workdir -w --user -u --volume -v --read-only --memory -m --pids-limit
     --cpus --network --cgroup-parent --rootfs --force --sha256 --busybox

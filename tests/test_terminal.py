@@ -14,7 +14,6 @@ import termios
 import time
 
 import pytest
-
 from conftest import PYTHON, SCRIPT, fine, one_line, wait_until
 from ptyhelper import comm, state
 
@@ -325,7 +324,7 @@ def test_the_last_bytes_before_the_end_arrive(terminal, size):
         assert caller.output == b"x" * size + b"\r\nlast\r\n"
 
 
-@pytest.mark.parametrize("size", range(200_000, 1_200_000, 200_000))
+@pytest.mark.parametrize("size", [15_000, 20_000, 30_000, 40_000, 50_000, 2_000_000])
 def test_the_last_bytes_arrive_at_a_reader_that_is_slow(terminal, size):
     """…also what the two terminals hold between them when the command has ended."""
     caller = terminal("sh", "-c", f"head -c {size} /dev/zero | tr '\\0' x; echo; echo last")
