@@ -259,7 +259,7 @@ class Host:
     words: list[str]
     socket: _socket.socket  # to the container side; in the middle: to run
     signals = -1  # signalfd with what was sent to run
-    lifeline = -1  # pidfd of run
+    lifeline = alive = -1  # a pipe: the guard reads, and only run has the end to write to
     middle = 0  # pid, until it is reaped
     pid_1 = 0  # as the host sees it
     pid_1_fd = -1  # pidfd
@@ -319,7 +319,7 @@ def hold_signals(host: Host) -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
     mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
     host.signals = signalfd(-1, mask, os.O_CLOEXEC)
-    host.lifeline = os.pidfd_open(os.getpid())
+    host.lifeline, host.alive = os.pipe()
 
 
 def find_root(host: Host) -> None:
@@ -355,8 +355,7 @@ def find_cgroup(host: Host) -> None:
     """The cgroup that cgroup.sh prepared, in each hierarchy that has a controller we need."""
     options = host.options
     if options.cgroup_parent != "none":
-        wanted = ["pids", "memory"] + ["cpu"] * bool(options.cpus)
-        host.cgroups = open_cgroups(options.cgroup_parent, wanted)
+        host.cgroups = open_cgroups(options.cgroup_parent, bool(options.cpus))
         host.leaf = f"run-{os.urandom(6).hex()}"
     elif options.memory or options.pids_limit or options.cpus:
         raise Failure("--cgroup-parent none means no limits: leave out either it or them")
@@ -372,9 +371,13 @@ def fork_middle(host: Host) -> None:
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
     host.middle = do(os.fork)
     if host.middle == 0:
-        host.socket.close()
-        host.socket = theirs
-        middle(host)
+        try:
+            host.socket.close()
+            os.close(host.alive)
+            host.socket = theirs
+            middle(host)
+        finally:
+            os._exit(125)  # whatever happens, it must not go on as if it were run
     theirs.close()
 
 
@@ -502,15 +505,17 @@ def await_exec(host: Host) -> None:
 
 def supervise(host: Host) -> None:
     """Forward signals, relay the terminal, and wait for the end."""
-    ended = os.pidfd_open(host.middle)
+    middle_fd = os.pidfd_open(host.middle)
+    watched = {host.signals: POLLIN, middle_fd: POLLIN, host.pid_1_fd: POLLIN}
     deadline, relay, over = 0.0, host.relay, False
     for number in host.kept:
         deadline = pass_on(host, number, deadline)
     while not over or relay and not relay.drained and not deadline:
-        wanted = relay.wanted() if relay else {}
-        wanted |= {host.signals: POLLIN} if over else {host.signals: POLLIN, ended: POLLIN}
-        happened = wait(wanted, deadline)
-        over = over or ended in happened
+        happened = wait(watched | (relay.wanted() if relay else {}), deadline)
+        for ended in watched.keys() & happened.keys() - {host.signals}:
+            over = over or ended == middle_fd
+            write_some(host.alive, b"!")  # to the guard: run is here to tidy up
+            del watched[ended]
         if host.signals in happened:
             deadline = pass_on(host, read_signal(host.signals), deadline)
         if relay and not relay.move(happened):  # the caller's terminal is gone
@@ -557,6 +562,7 @@ def clean_up(host: Host) -> None:
         restore(host.terminal)
     if host.middle:
         host.socket.close()  # whoever still waits for a message sees its end
+        os.close(host.alive)
         if host.pid_1_fd >= 0:
             forward(host, _signal.SIGKILL)
         else:
@@ -625,11 +631,14 @@ def guard(host: Host) -> int:
     pivot_root has taken the host's files from this process too, since it shares the mount
     namespace: everything below works on descriptors, and nothing may be imported.
     """
-    happened = wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
-    if host.lifeline in happened:
-        forward(host, _signal.SIGKILL)
+    happened = {host.lifeline: 0}  # who cannot watch must not let it live
+    try:
+        happened = wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
+    finally:
+        if host.lifeline in happened:
+            forward(host, _signal.SIGKILL)
     status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
-    if host.lifeline in happened:
+    if not os.read(host.lifeline, 1):  # end of file: run is gone, or going
         if host.terminal:
             restore(host.terminal)
         remove_leaves(host.cgroups, host.leaf)
@@ -674,7 +683,7 @@ def join_session(inside: Inside) -> None:
     allows an ordinary uid only 200 keys, and forgets old ones slowly.
     """
     do(os.setsid)
-    if os.path.exists("/proc/keys"):  # a kernel without keys has none to hide
+    if mode_of("/proc/keys"):  # a kernel without keys has none to hide
         do(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
@@ -769,12 +778,13 @@ def mount_proc(inside: Inside) -> None:
     attach(proc, "/proc")
     write("/proc/sys/user/max_user_namespaces", "0")
     for name in READ_ONLY:
-        if os.path.exists(f"/proc/{name}"):
+        if mode_of(f"/proc/{name}"):
             attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
     for name in MASKED:
-        if os.path.isdir(f"/proc/{name}"):
+        mode = mode_of(f"/proc/{name}")
+        if mode & S_IFMT == S_IFDIR:
             mount_new("tmpfs", f"/proc/{name}", "ro,nosuid,nodev,noexec,size=0")
-        elif os.path.exists(f"/proc/{name}"):
+        elif mode:
             attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
 
 
@@ -1292,7 +1302,8 @@ class Cgroup:
             return
         while self.leaf < 0:
             try:
-                os.mkdir(name, 0o755, dir_fd=self.parent)
+                if not mode_of(self.leaf_path):
+                    os.mkdir(name, 0o755, dir_fd=self.parent)
                 self.leaf = lock(name, self.parent)
                 os.stat(name, dir_fd=self.parent)
             except (FileNotFoundError, FileExistsError):  # swept before it was locked: again
@@ -1333,9 +1344,11 @@ class Cgroup:
 
     def text(self, file: str, folder: int = -1) -> str:
         """What is in a file of the leaf, or of another folder; empty if there is no such file."""
+        if planning():
+            return ""
         try:
             fd = os.open(file, os.O_RDONLY, dir_fd=self.leaf if folder < 0 else folder)
-        except OSError:
+        except FileNotFoundError:
             return ""
         try:
             return os.read(fd, 65536).decode().strip()
@@ -1381,26 +1394,27 @@ class Cgroup:
         return os.path.basename(self.path)
 
 
-def open_cgroups(name: str, wanted: list[str]) -> list[Cgroup]:
-    """The prepared cgroup of that name, once for each hierarchy that has a wanted controller.
+def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
+    """The prepared cgroup of that name, once for each hierarchy that has controllers of ours.
 
-    Where it is missing, root prepares it. Raises Failure.
+    cpu: whether there has to be one for processors. Where the cgroup is missing, root prepares
+    it. Raises Failure.
     """
     found = controllers()
-    if missing := [each for each in wanted if each not in found]:
-        raise Failure(f"the kernel offers no cgroup controller for {missing[0]}; "
-                      "--cgroup-parent none runs without limits")
+    for each in ["pids", "memory"] + ["cpu"] * cpu:
+        if each not in found:
+            raise Failure(f"the kernel offers no cgroup controller for {each}; "
+                          "--cgroup-parent none runs without limits")
     found = {each: (version, delegated(top, name) if version == 2 else top)
-             for each, (version, top) in found.items() if each in (*wanted, "cpu")}
-    places: dict[tuple[int, str], list[str]] = {}
-    for each in wanted:
-        version, top = found[each]
-        places.setdefault((version, f"{top}/{name}"), []).append(each)
-    if not all(is_prepared(*found[each], name, each) for each in {*wanted, "cpu"} & found.keys()):
+             for each, (version, top) in found.items() if each in ("pids", "memory", "cpu")}
+    if not all(is_prepared(*place, name, each) for each, place in found.items()):
         if os.geteuid() != 0 and not planning():
             raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
                           "--cgroup-parent none does without limits")
         do(spawn, "/bin/sh", cgroup_script(), "--name", name)
+    places: dict[tuple[int, str], list[str]] = {}
+    for each, (version, top) in found.items():
+        places.setdefault((version, f"{top}/{name}"), []).append(each)
     return [Cgroup(version, path, names) for (version, path), names in places.items()]
 
 
@@ -1478,6 +1492,8 @@ def remove_leaves(cgroups: list[Cgroup], name: str, patience: float = 1.0) -> No
                 if error.errno == errno.EBUSY and time.monotonic() < end:
                     time.sleep(0.002)
                     continue
+                if error.errno != errno.ENOENT:
+                    return
             break
 
 
@@ -2361,13 +2377,13 @@ def lock(path: str, folder: int | None = None) -> int:
     """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2)."""
     import fcntl
 
-    fd = -1
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if fd >= 0:
-            os.close(fd)
+    except FileNotFoundError:
+        return -1
+    except BlockingIOError:
+        os.close(fd)
         return -1
     return fd
 
@@ -2382,10 +2398,19 @@ def read(path: str) -> str:
 
 
 def read_if_there(path: str) -> str:
+    """read(), empty if there is no such file; other errors are errors."""
     try:
         return read(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return ""
+
+
+def mode_of(path: str) -> int:
+    """st_mode, 0 if there is no such file. (os.path.exists would take any error for a no.)"""
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def lines_of(path: str) -> list[str]:
@@ -2499,6 +2524,10 @@ class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
+class Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
+
+
 class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
 
@@ -2515,6 +2544,11 @@ class FilterProgram(_ctypes.Structure):
 
 class CFunction(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = Int
+
+
+class CLongFunction(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     _restype_ = Long
 
 
@@ -2525,7 +2559,9 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
     are errors, -1 with errno as in libc, or -errno as in libseccomp. Raises OSError.
     (`import ctypes` would give the same; it takes 3 ms at each of the two starts.)
     """
-    function = CFunction(_ctypes.dlsym(library or LIBC, name))
+    # Read as a long, an int's -1 would be 4294967295, and an error a success.
+    kind = CLongFunction if name in ("syscall", "seccomp_init") else CFunction
+    function = kind(_ctypes.dlsym(library or LIBC, name))
 
     def call(*arguments: Any) -> int:
         converted = [Long(word) if isinstance(word, int) else

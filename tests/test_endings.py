@@ -165,6 +165,22 @@ def test_nothing_is_left_when_the_terminal_goes_away_during_the_start(terminal, 
     assert not leaves(parent)
 
 
+def test_nothing_is_left_when_run_s_own_end_ends_the_command(terminal, parent):
+    """SIGKILL of run hangs up the container's terminal, and a command that hears that may be gone
+    before run is: the guard must not take that for an ordinary end. Run is slow to die here."""
+    for _ in range(20):
+        container = terminal("sh", "-c", "echo ready; exec cat")
+        container.expect(b"ready\r\n")
+        assert wait_until(lambda container=container: container.attributes != container.original)
+        for pid in container.processes():
+            os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))})
+        os.sched_setscheduler(container.pid, os.SCHED_IDLE, os.sched_param(0))
+        container.signal(SIGKILL)
+        assert container.is_gone()
+        assert container.is_restored()
+        assert not leaves(parent)
+
+
 # --- Killed while it starts --------------------------------------------------------------------
 
 
