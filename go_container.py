@@ -497,6 +497,8 @@ def await_exec(host: Host) -> None:
         expected = ("exec", "terminal") if words != ["exec"] else ("",)
         words, descriptors = wait_for(host, *expected)
         host.executing = host.executing or words == ["exec"]
+        if lesson and words == ["exec"]:
+            lesson.compare(host)
         if words == ["terminal"] and not planning():
             host.relay = Relay(descriptors[0])
     if host.relay and host.terminal:
@@ -921,6 +923,8 @@ def exec_command(inside: Inside) -> None:
     name, failure = inside.command[0], Failure("not in the container's PATH", 127)
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
     send(inside.socket, "exec")
+    if lesson:
+        receive(inside.socket)  # run has told everything by then
     for path in [folder + name for folder in folders if name]:
         try:
             if lesson and not lesson.call("execve", (path, inside.command, environment)):
@@ -1997,6 +2001,9 @@ class Lesson:
         self.wrap, self.pages = textwrap.wrap, re.compile(r"[a-z_]+\(\d\)").findall
         self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
         self.screen = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
+        self.keyboard = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)  # and 0's
+        self.pid = next(line.split()[1] for line in lines_of("/proc/self/status")
+                        if line.startswith("NSpid"))  # as the host sees it
         self.since = time.monotonic()
         self.colour = os.isatty(2) and "NO_COLOR" not in os.environ
         try:
@@ -2019,10 +2026,10 @@ class Lesson:
         self.tell(f"{'middle: ' * (self.side == 'middle')}{step.__name__}", "1")
         self.tell(f"{doc[0]} {pages}".strip(), "", "  ")
         if self.pausing:
-            pid = os.getpid()
+            pid = self.pid
             self.tell(f"[Enter] or look: lsns -p {pid}; ls -l /proc/{pid}/ns", "33", "  ")
             self.flush()
-            os.read(0, 1)
+            os.read(self.keyboard, 1)
 
     def after(self, step: Callable[..., Any], side: Any) -> None:
         """Tell a step that did something: its calls, and what the kernel says now."""
@@ -2063,9 +2070,10 @@ class Lesson:
         if isinstance(word, (list, tuple)):
             return f"[{', '.join(str(item) for item in word if len(str(item)) < 40)}]"
         if isinstance(word, bytes):
-            return f"{len(word)} bytes" if len(word) > 8 else repr(word)[1:]
-        return {AT_FDCWD: "AT_FDCWD", None: "NULL"}.get(word, str(word)) \
-            if not isinstance(word, dict) else "environment"
+            return repr(word)[1:] if word.isdigit() else f"{len(word)} bytes"
+        if word is None or isinstance(word, (int, str)):
+            return "NULL" if word is None else "AT_FDCWD" if word == AT_FDCWD else str(word)
+        return "environment" if isinstance(word, dict) else "program"
 
     def message(self, text: str) -> None:
         """A message on the socketpair, as an arrow across."""
@@ -2075,6 +2083,17 @@ class Lesson:
             self.both(f'"{kind}" {arrow}▶', "", "35")
         else:
             self.both("", f'◀{arrow} "{kind}"', "35")
+
+    def compare(self, host: Host) -> None:
+        """Both sides as the kernel sees them, when the container is complete: * marks the new."""
+        here, there = kernel_view("self"), kernel_view(str(host.pid_1))
+        for name, text in here.items():
+            mark = "  " if there.get(name) == text else "* "
+            other = f"{mark}{name}: {there.get(name, '?')}"
+            self.both(f"  {name}: {text}"[:self.half], other[:self.half - 1], "32")
+        self.flush()
+        send(host.socket, "told")
+        self.flush()
 
     def tell(self, text: str, style: str = "", indent: str = "") -> None:
         """Some lines on this process's own side."""
@@ -2116,8 +2135,8 @@ def inspect(words: list[str]) -> int:
     wide = max(len(text) for text in here.values())
     table = f"  {'':12} {'this process':{wide}} process {words[0]}\n"
     for name, text in here.items():
-        mark = " " if there[name] == text else "*"
-        table += f"{mark} {name:12} {text:{wide}} {there[name]}\n"
+        mark = " " if there.get(name) == text else "*"
+        table += f"{mark} {name:12} {text:{wide}} {there.get(name, '?')}\n"
     print_all(table)
     return 0
 
@@ -2156,16 +2175,6 @@ def link_or_mark(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return "?"
-
-
-def tell_views(host: Host) -> list[str]:
-    """Both sides' views, those that differ marked; by then the container is complete."""
-    here, there = kernel_view("self"), kernel_view(str(host.pid_1))
-    if lesson:
-        for name, text in here.items():
-            mark = "" if there[name] == text else " *"
-            lesson.both(f"  {name}: {text}", f"{name}: {there[name]}{mark}", "32")
-    return []
 
 
 def tell_mounts(inside: Inside) -> list[str]:
@@ -2208,7 +2217,6 @@ KERNEL_SAYS: dict[str, Callable[[Any], list[str]]] = {
                                 if line.startswith("NSpid")],
     "map_ids": lambda host: [f"{name}: {' '.join(read(f'/proc/{host.pid_1}/{name}').split())}"
                              for name in ("uid_map", "gid_map")],
-    "await_exec": tell_views,
     "report_limits": tell_end,
     "become_root": tell_status("Uid", "Gid"),
     "set_hostname": lambda _: [f"uname: {os.uname().nodename}"],
