@@ -1652,6 +1652,10 @@ def spec(words: list[str]) -> int:
     options, command = parse(words, RUN_OPTIONS | SPEC_OPTIONS)
     if not command:
         raise Usage("no command to run")
+    if options.copy and not options.bundle:
+        raise Usage("--copy goes with --bundle DIR")
+    if options.init:
+        raise Failure("--init is not in a config.json: engines bring their own")
     if not root_entries(root_of(options)):
         raise Failure(f"the root {root_of(options)} is empty; pull fills it")
     path = root_of(options)
@@ -1677,6 +1681,7 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
     namespaces += ["network"] * (options.network == "none")
     ids = [{"containerID": 0, "hostID": first, "size": IDS} for first in first_ids(options)]
+    cgroup = f"/{options.cgroup_parent}/oci-{os.urandom(4).hex()}"
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -1696,7 +1701,7 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
             "maskedPaths": [f"/proc/{name}" for name in MASKED],
             "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
             "resources": oci_resources(options), "seccomp": oci_seccomp(options),
-            "cgroupsPath": f"/{options.cgroup_parent}/oci-{os.urandom(4).hex()}",
+            **({"cgroupsPath": cgroup} if options.cgroup_parent != "none" else {}),
         },
     }
 
@@ -1706,7 +1711,8 @@ def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
     for target, kind, words in (("/proc", "proc", "nosuid,nodev,noexec"), *FILE_SYSTEMS):
         yield {"destination": target, "type": kind, "source": kind, "options": words.split(",")}
     volumes = list(options.volume)
-    if options.network == "host" and os.path.exists(RESOLV_CONF):
+    taken = any(target == RESOLV_CONF for _, target, _ in volumes)
+    if options.network == "host" and os.path.exists(RESOLV_CONF) and not taken:
         volumes.insert(0, (RESOLV_CONF, RESOLV_CONF, True))
     for source, target, read_only in volumes:
         yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
@@ -1755,10 +1761,12 @@ def first_ids(options: Options) -> tuple[int, int]:
 def copy_root(source: str, target: str, shift: tuple[int, int]) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
     spawn("cp", "-aT", source, target)
+    seen: set[int] = set()  # folders come twice, and files with several names (hard links)
     for folder, names, files in os.walk(target):
         for path in [folder, *(f"{folder}/{name}" for name in names + files)]:
             status = os.lstat(path)
-            if path == folder or status.st_mode & S_IFMT != S_IFDIR:
+            if status.st_ino not in seen:
+                seen.add(status.st_ino)
                 os.chown(path, status.st_uid + shift[0], status.st_gid + shift[1],
                          follow_symlinks=False)
                 if status.st_mode & S_IFMT != S_IFLNK:
