@@ -986,6 +986,7 @@ class Options:
 
 
 def a_size(text: str) -> int:
+    """Bytes, or with k, m or g; docker takes b and fractions too. Raises ValueError."""
     number, unit = text.lower().rstrip("b"), 1
     if number[-1:] in ("k", "m", "g"):
         number, unit = number[:-1], 1024 ** (" kmg".index(number[-1]))
@@ -996,36 +997,42 @@ def a_size(text: str) -> int:
 
 
 def a_decimal(text: str) -> float:
+    """A number of at least 0, without exponent or sign. Raises ValueError."""
     if not text.isascii() or not text.replace(".", "", 1).isdecimal() or len(text) > 15:
         raise ValueError("not a number")
     return float(text)
 
 
 def a_processor_count(text: str) -> float:
+    """Processors, from a hundredth to all that there are. Raises ValueError."""
     if not 0.01 <= a_decimal(text) <= (os.cpu_count() or 1):
         raise ValueError(f"from 0.01 to {os.cpu_count()}")
     return float(text)
 
 
 def a_process_count(text: str) -> int:
+    """Processes; 0 and -1 mean no limit of its own, as in docker. Raises ValueError."""
     if text != "-1" and not a_decimal(text).is_integer() or int(float(text)) > 1 << 22:
         raise ValueError("not a number of processes")
     return max(0, int(float(text)))
 
 
 def a_hostname(text: str) -> str:
+    """What sethostname(2) takes, and other programs can live with. Raises ValueError."""
     if not 0 < len(text) < 65 or not set(text) <= set(NAME_LETTERS) or text[0] in "-.":
         raise ValueError("1 to 64 letters, digits, hyphens and dots")
     return text
 
 
 def a_cgroup(text: str) -> str:
+    """The name of one directory: it must not lead elsewhere. Raises ValueError."""
     if not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
         raise ValueError("one name of letters, digits, hyphens, underscores and dots")
     return text
 
 
 def a_variable(text: str) -> tuple[str, str]:
+    """K=V, or K with its value here. Raises ValueError."""
     name, equals, value = text.partition("=")
     if not name:
         raise ValueError("no name before the =")
@@ -1033,12 +1040,14 @@ def a_variable(text: str) -> tuple[str, str]:
 
 
 def a_path(text: str) -> str:
+    """An absolute path inside, with nothing in it that leads up. Raises ValueError."""
     if not text.startswith("/") or ".." in text.split("/"):
         raise ValueError("not an absolute path")
     return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
 
 
 def a_volume(text: str) -> tuple[str, str, bool]:
+    """SRC:DST[:ro|rw] as source, target, read-only. Raises ValueError."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
     if "/" not in source or not target or mode not in ("", "ro", "rw"):
@@ -1049,16 +1058,19 @@ def a_volume(text: str) -> tuple[str, str, bool]:
 
 
 def a_capability(text: str) -> str:
+    """A name of capabilities(7), in the case and with the prefix that the user likes."""
     return text.lower().removeprefix("cap_")
 
 
 def a_text(text: str) -> str:
+    """Anything but nothing. Raises ValueError."""
     if not text:
         raise ValueError("empty")
     return text
 
 
 def one_of(*words: str) -> Callable[[str], str]:
+    """A reader that takes these words only."""
     def choose(text: str) -> str:
         if text not in words:
             raise ValueError(f"not {' or '.join(words)}")
@@ -1068,6 +1080,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def a_switch(text: str) -> bool:
+    """true or false. Raises ValueError."""
     return one_of("true", "false")(text) == "true"
 
 
@@ -1276,10 +1289,12 @@ def mount_attributes(attributes: int, idmap: int = 0) -> bytes:
 
 
 def is_link(fd: int) -> bool:
+    """Whether a descriptor is a symbolic link itself."""
     return os.fstat(fd).st_mode & S_IFMT == S_IFLNK
 
 
 def is_directory(fd: int) -> bool:
+    """Whether a descriptor is a directory."""
     return os.fstat(fd).st_mode & S_IFMT == S_IFDIR
 
 
@@ -1700,7 +1715,7 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
             "uidMappings": ids[:1], "gidMappings": ids[1:],
             "maskedPaths": [f"/proc/{name}" for name in MASKED],
             "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
-            "resources": oci_resources(options), "seccomp": oci_seccomp(options),
+            "resources": oci_resources(options), **oci_seccomp(options),
             **({"cgroupsPath": cgroup} if options.cgroup_parent != "none" else {}),
         },
     }
@@ -1734,7 +1749,7 @@ def oci_resources(options: Options) -> dict[str, Any]:
 def oci_seccomp(options: Options) -> dict[str, Any]:
     """The same rules as compile_seccomp()'s."""
     if options.security_opt == "seccomp=unconfined":
-        return {"defaultAction": "SCMP_ACT_ALLOW"}
+        return {}
     plain: dict[int, list[str]] = {}
     rules = []
     for action, name, argument, mask, value in seccomp_rules(options):
@@ -1747,8 +1762,8 @@ def oci_seccomp(options: Options) -> dict[str, Any]:
             plain.setdefault(action & 0xFFFF, []).append(name)
     rules += [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": number}
               for number, names in plain.items()]
-    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
-            "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}
+    return {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
+                        "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}}
 
 
 def first_ids(options: Options) -> tuple[int, int]:
@@ -2179,6 +2194,7 @@ def kernel_view(pid: str) -> dict[str, str]:
 
 
 def link_or_mark(path: str) -> str:
+    """Where a symbolic link of /proc leads, or "?"."""
     try:
         return os.readlink(path)
     except OSError:
@@ -2386,6 +2402,7 @@ def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
 
 
 def interrupt(number: int, _: object) -> NoReturn:
+    """A signal handler for pull: clean up on the way out."""
     raise Failure("interrupted", 128 + number)
 
 
@@ -2601,19 +2618,23 @@ unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it fro
 
 
 def keyctl(*arguments: Any) -> int:
+    """keyctl(2); the C library has no function for it."""
     return syscall(250 if os.uname().machine == "x86_64" else 219, *arguments)
 
 
 # glibc has these three from 2.36 on; the numbers are the same on every architecture.
 def open_tree(*arguments: Any) -> int:
+    """open_tree(2)."""
     return syscall(428, *arguments)
 
 
 def move_mount(*arguments: Any) -> int:
+    """move_mount(2)."""
     return syscall(429, *arguments)
 
 
 def mount_setattr(*arguments: Any) -> int:
+    """mount_setattr(2)."""
     return syscall(442, *arguments)
 
 
