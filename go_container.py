@@ -1346,10 +1346,11 @@ class Cgroup:
         """Limit memory to size bytes, and swap to none: swapping only hides the limit."""
         if self.version == 2:
             self.write("memory.max", size)
-            self.write("memory.swap.max", 0)
+            if self.text("memory.swap.max"):  # with swap accounting only
+                self.write("memory.swap.max", 0)
         else:
             self.write("memory.limit_in_bytes", size)
-            if self.text("memory.memsw.limit_in_bytes"):  # with swap accounting only
+            if self.text("memory.memsw.limit_in_bytes"):
                 self.write("memory.memsw.limit_in_bytes", size)
 
     def limit_cpus(self, cpus: float) -> None:
@@ -1461,7 +1462,8 @@ def delegated(top: str, name: str) -> str:
         os.mkdir(f"{scope}/{name}")
         for file, value in (("pids.max", "10"), ("memory.max", "50M"), ("memory.swap.max", "0"),
                             ("cgroup.subtree_control", hand_down)):
-            write(f"{scope}/{name}/{file}", value)
+            if mode_of(f"{scope}/{name}/{file}"):  # swap's is there with swap accounting only
+                write(f"{scope}/{name}/{file}", value)
     return scope
 
 
