@@ -849,9 +849,7 @@ def drop_privileges(inside: Inside) -> None:
     """
     import prctl
 
-    options = inside.options
-    names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
-    del names["last_cap"]  # a limit, not a name
+    options, names = inside.options, capability_numbers()
     for name in options.cap_add + options.cap_drop:
         if name != "all" and name not in names:
             raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
@@ -1144,9 +1142,9 @@ def store(options: Options, name: str, read_value: Callable[[str], Any], text: s
     setattr(options, attribute, [*old, value] if isinstance(old, list) else value)
 
 
-def parse_run(words: list[str]) -> tuple[Options, list[str]]:
-    """The options of run, and the command. Raises Usage."""
-    options, command = parse(words, RUN_OPTIONS)
+def parse_run(words: list[str], known: Any = RUN_OPTIONS) -> tuple[Options, list[str]]:
+    """The options of run, and the command. Raises Usage, Failure."""
+    options, command = parse(words, known)
     if not command:
         raise Usage("no command to run")
     targets = [target for _, target, _ in options.volume]
@@ -1666,9 +1664,7 @@ def spec(words: list[str]) -> int:
     """
     import json
 
-    options, command = parse(words, RUN_OPTIONS | SPEC_OPTIONS)
-    if not command:
-        raise Usage("no command to run")
+    options, command = parse_run(words, RUN_OPTIONS | SPEC_OPTIONS)
     if options.copy and not options.bundle:
         raise Usage("--copy goes with --bundle DIR")
     if options.init:
@@ -1692,9 +1688,7 @@ def spec(words: list[str]) -> int:
 def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any]:
     """The document. path: the root's, as it is to stand there."""
     user, group, groups, home = look_up_user(options.user, root_of(options))
-    kept = [f"CAP_{name.upper()}" for name in CAPABILITIES if keeps(options, name)]
-    kept += [f"CAP_{name.upper()}" for name in options.cap_add
-             if name not in (*CAPABILITIES, *options.cap_drop, "all")]
+    kept = [f"CAP_{name.upper()}" for name in capability_numbers() if keeps(options, name)]
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
     namespaces += ["network"] * (options.network == "none")
     ids = [{"containerID": 0, "hostID": first, "size": IDS} for first in first_ids(options)]
@@ -1733,7 +1727,7 @@ def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
         volumes.insert(0, (RESOLV_CONF, RESOLV_CONF, True))
     for source, target, read_only in volumes:
         yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
-               "options": ["bind", "nodev", "ro" if read_only else "rw"]}
+               "options": ["bind", "nodev", *["ro"] * read_only]}
 
 
 def oci_resources(options: Options) -> dict[str, Any]:
@@ -2532,6 +2526,15 @@ def exit_code(status: int) -> int:
 def last_capability() -> int:
     """The highest that this kernel knows."""
     return int(read("/proc/sys/kernel/cap_last_cap"))
+
+
+def capability_numbers() -> dict[str, int]:
+    """The capabilities that this kernel has and python-prctl knows, and the one it does not."""
+    import prctl
+
+    names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
+    del names["last_cap"]  # a limit, not a name
+    return {name: number for name, number in names.items() if number <= last_capability()}
 
 
 def capability_sets(numbers: Iterable[int], inheritable: bool) -> tuple[bytes, bytes]:
