@@ -46,9 +46,9 @@ ALL = os.environ.get("GO_CONTAINER_FAULTS") == "all"
 SIDES = ("run", "middle", "PID 1")
 ERRORS = (errno.EPERM, errno.ENOMEM, errno.ENOSYS)
 SLOW = "connect flock openat poll pread64 read recvmsg sendmsg wait4 waitid write"
-# (close_range: Python then closes one by one, which takes minutes under this tracer, and is right.)
-CANNOT_FAIL = """brk close_range exit exit_group futex getegid geteuid getgid getpid getppid getsockname
-    getsockopt gettid getuid mmap mprotect mremap munmap
+# (close_range: Python then closes one by one, rightly, which takes minutes under this tracer.)
+CANNOT_FAIL = """brk close_range exit exit_group futex getegid geteuid getgid getpid getppid
+    getsockname getsockopt gettid getuid mmap mprotect mremap munmap
     pidfd_send_signal rseq rt_sigreturn set_robust_list set_tid_address umask"""
 ONLY_INTERRUPTED = "close rt_sigtimedwait wait4 waitid"
 CANNOT_FAIL_IOCTLS = [[str(termios.TCGETS)], [str(termios.FIOCLEX)]]  # but to say: no terminal
