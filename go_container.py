@@ -849,11 +849,7 @@ def drop_privileges(inside: Inside) -> None:
     """
     import prctl
 
-    options, names = inside.options, capability_numbers()
-    for name in options.cap_add + options.cap_drop:
-        if name != "all" and name not in names:
-            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
-    kept = {number for name, number in names.items() if keeps(options, name)}
+    kept = kept_capabilities(inside.options).values()
     every = range(last_capability() + 1)  # by number: some are newer than python-prctl
     for number in every:
         if number not in kept:
@@ -1688,7 +1684,7 @@ def spec(words: list[str]) -> int:
 def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any]:
     """The document. path: the root's, as it is to stand there."""
     user, group, groups, home = look_up_user(options.user, root_of(options))
-    kept = [f"CAP_{name.upper()}" for name in capability_numbers() if keeps(options, name)]
+    kept = [f"CAP_{name.upper()}" for name in kept_capabilities(options)]
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
     namespaces += ["network"] * (options.network == "none")
     ids = [{"containerID": 0, "hostID": first, "size": IDS} for first in first_ids(options)]
@@ -2528,13 +2524,18 @@ def last_capability() -> int:
     return int(read("/proc/sys/kernel/cap_last_cap"))
 
 
-def capability_numbers() -> dict[str, int]:
-    """The capabilities that this kernel has and python-prctl knows, and the one it does not."""
+def kept_capabilities(options: Options) -> dict[str, int]:
+    """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
     import prctl
 
     names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
     del names["last_cap"]  # a limit, not a name
-    return {name: number for name, number in names.items() if number <= last_capability()}
+    for name in options.cap_add + options.cap_drop:
+        if name != "all" and name not in names:
+            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
+    last = last_capability()
+    return {name: number for name, number in names.items()
+            if number <= last and keeps(options, name)}
 
 
 def capability_sets(numbers: Iterable[int], inheritable: bool) -> tuple[bytes, bytes]:

@@ -1,0 +1,192 @@
+"""Slurm, a real one, of two nodes on this machine's loopback: a bundle runs on any of them.
+
+Nothing of the machine's own Slurm, if it has one, is touched: munge, slurmctld and two slurmd have
+their keys, sockets, ports and state in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import PYTHON, SCRIPT, Result, fine, go, wait_until
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "runc")
+missing = [name for name in DAEMONS if not shutil.which(name, path="/usr/sbin:/usr/bin")]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(bool(missing), reason="needs slurm-wlm, munge, runc: apt-get install them"),
+]
+
+RUNC = """\
+RunTimeQuery="runc state %n.%j.%s.%t"
+RunTimeKill="runc kill --all %n.%j.%s.%t"
+RunTimeDelete="runc delete --force %n.%j.%s.%t"
+RunTimeRun="runc run --bundle %b %n.%j.%s.%t"
+"""
+
+OURSELVES = """\
+RunTimeQuery="true"
+RunTimeKill="true"
+RunTimeDelete="true"
+RunTimeRun="exec /usr/bin/python3 {0}/slurm-run %b"
+"""
+
+SLURM_RUN = f"""\
+import json, os, sys
+
+config = json.load(open(f"{{sys.argv[1]}}/config.json"))
+process = config["process"]
+os.execv({PYTHON!r}, [
+    {PYTHON!r}, {str(SCRIPT)!r}, "run", "--cgroup-parent=none",
+    f"--rootfs={{config['root']['path']}}", f"--hostname={{config['hostname']}}",
+    *(f"--env={{each}}" for each in process["env"]), "--", *process["args"]])
+"""
+
+SLURM_CONF = """\
+ClusterName=loopback
+SlurmctldHost={name}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={0}/munge/socket
+SlurmctldPidFile={0}/slurmctld.pid
+SlurmdPidFile={0}/%n.pid
+StateSaveLocation={0}/state
+SlurmdSpoolDir={0}/%n
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SchedulerParameters=sched_interval=1,batch_sched_delay=1
+NodeName=node1 NodeHostname={name} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=10
+NodeName=node2 NodeHostname={name} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=10
+PartitionName=all Nodes=ALL Default=YES
+"""
+
+
+@contextmanager
+def daemon(log: Path, *argv: str, **environment: str) -> Iterator[None]:
+    """A process in the foreground that is stopped after the block."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | environment
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def cluster(runtime: str) -> Iterator[Callable[..., Result]]:
+    """`slurm(*command)` runs one of its commands. The paths are short: sockets need that."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as directory, ExitStack() as stack:
+        place = Path(directory)
+        place.chmod(0o755)
+        (place / "munge").mkdir(mode=0o755)
+        for name in ("state", "node1", "node2"):
+            (place / name).mkdir()
+        (place / "munge/key").write_bytes(os.urandom(32))
+        (place / "munge/key").chmod(0o400)
+        ports, name = free_ports(3), os.uname().nodename.partition(".")[0]
+        (place / "slurm.conf").write_text(SLURM_CONF.format(place, name=name, ports=ports))
+        (place / "oci.conf").write_text(runtime.format(place))
+        (place / "slurm-run").write_text(SLURM_RUN)
+        conf = {"SLURM_CONF": str(place / "slurm.conf")}
+        munge = [f"--{file}-file={place}/munge/{file}" for file in ("key", "log", "pid", "seed")]
+        munge += [f"--socket={place}/munge/socket", "--num-threads=2", "--foreground", "--force"]
+        stack.enter_context(daemon(place / "munged", "/usr/sbin/munged", *munge))
+        assert wait_until((place / "munge/socket").exists), (place / "munged").read_text()
+        stack.enter_context(daemon(place / "slurmctld", "/usr/sbin/slurmctld", "-D", **conf))
+        for node in ("node1", "node2"):
+            argv = ("/usr/sbin/slurmd", "-D", "-N", node)
+            stack.enter_context(daemon(place / f"{node}.log", *argv, **conf))
+
+        def slurm(*command: str) -> Result:
+            environment = {"PATH": os.environ["PATH"], **conf}
+            return subprocess.run(command, env=environment, cwd=place, stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=100)  # fmt: skip
+
+        def both_idle() -> bool:
+            return slurm("sinfo", "-h", "-o", "%D %t").stdout == "2 idle\n"
+
+        logs = ("slurmctld", "node1.log", "node2.log")
+        assert wait_until(both_idle, 20), [(place / log).read_text() for log in logs]
+        yield slurm
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Callable[..., Result]]:
+    with cluster(RUNC) as commands:
+        yield commands
+
+
+@pytest.fixture
+def bundle(root: Path, place: Path) -> Path:
+    path = place / "bundle"
+    words = ("--rootfs", root, "--cgroup-parent", "none", "-h", "demo", "/bin/true")
+    fine(go("spec", "--bundle", path, "--copy", *words))
+    return path
+
+
+ASK = "echo $(hostname), uid $(id -u), $(cat /proc/self/uid_map), job $SLURM_JOB_ID; exit 7"
+
+
+def on_both_nodes(slurm: Callable[..., Result], bundle: Path) -> None:
+    words = ("--label", "--nodes=2", "--export=NONE", f"--container={bundle}")
+    done = slurm("srun", *words, "/bin/sh", "-c", ASK)
+    assert done.returncode == 7, done
+    first, second = sorted(done.stdout.splitlines())
+    assert re.fullmatch(r"0: demo, uid 0, 0 [1-9]\d+ 65536, job \d+", first), done
+    assert second == first.replace("0", "1", 1)
+    for task, node in enumerate(("node1", "node2")):
+        assert f"{node}: task {task}: Exited with exit code 7" in done.stderr
+
+
+def test_a_bundle_runs_on_both_nodes(slurm, bundle):
+    on_both_nodes(slurm, bundle)
+
+
+def test_an_array_of_twenty_returns_every_exit_code(slurm, bundle):
+    task = f'srun --container={bundle} sh -c "exit $SLURM_ARRAY_TASK_ID"'
+    done = slurm("sbatch", "--parsable", "--array=0-19", "--output=/dev/null", f"--wrap={task}")
+
+    def jobs() -> str:
+        return slurm("scontrol", "--oneliner", "show", "job", done.stdout.strip()).stdout
+
+    ended = " JobState=(?:COMPLETED|FAILED) "
+    assert wait_until(lambda: len(re.findall(ended, jobs())) == 20, 60), (done, jobs())
+    codes = re.findall(r"ArrayTaskId=(\d+) .*? ExitCode=(\d+):0 ", jobs())
+    assert {int(task): int(code) for task, code in codes} == {n: n for n in range(20)}
+    assert {"NodeList=node1", "NodeList=node2"} <= set(jobs().split())
+
+
+def test_this_program_can_be_slurms_runtime_itself(root, place):
+    """The bundle is the root as it is, since this program shows it through an idmap."""
+    words = ("--rootfs", root, "--cgroup-parent", "none", "-h", "demo", "/bin/true")
+    fine(go("spec", "--bundle", place / "bundle", *words))
+    (place / "bundle/rootfs").symlink_to(root)
+    with cluster(OURSELVES) as slurm:
+        on_both_nodes(slurm, place / "bundle")
