@@ -1665,6 +1665,8 @@ def spec(words: list[str]) -> int:
         raise Usage("--copy goes with --bundle DIR")
     if options.init:
         raise Failure("--init is not in a config.json: engines bring their own")
+    if os.geteuid() != 0:
+        raise Failure("spec describes the container that root would start: sudo")
     if not root_entries(root_of(options)):
         raise Failure(f"the root {root_of(options)} is empty; pull fills it")
     path = root_of(options)
