@@ -516,7 +516,10 @@ def supervise(host: Host) -> None:
         happened = wait(watched | (relay.wanted() if relay else {}), deadline)
         for ended in watched.keys() & happened.keys() - {host.signals}:
             over = over or ended == middle_fd
-            write_some(host.alive, b"!")  # to the guard: run is here to tidy up
+            try:
+                os.write(host.alive, b"!")  # to the guard, which waits: run is here to tidy up
+            except BrokenPipeError:
+                pass  # the guard itself was killed
             del watched[ended]
         if host.signals in happened:
             deadline = pass_on(host, read_signal(host.signals), deadline)
