@@ -1172,13 +1172,13 @@ def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
     name, _, group = user.partition(":")
     users = [line.split(":") for line in lines_of(f"{root}/etc/passwd")]
     known = [entry for entry in users if len(entry) > 5 and name in (entry[0], entry[2])]
-    known += [["", "", name, "0", "", "/"]] * name.isdecimal()
+    known += [["", "", name, "0", "", "/"]] * (name.isascii() and name.isdecimal())
     if not known:
         raise Failure(f"--user {name}: not in the root's /etc/passwd")
     groups = [line.split(":") for line in lines_of(f"{root}/etc/group")]
     groups = [entry for entry in groups if len(entry) > 3]
     gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
-    gids += [group] * group.isdecimal()
+    gids += [group] * (group.isascii() and group.isdecimal())
     if group and not gids:
         raise Failure(f"--user :{group}: not in the root's /etc/group")
     member = not group and known[0][0]
@@ -1352,7 +1352,7 @@ class Cgroup:
 
     def limit_cpus(self, cpus: float) -> None:
         """Limit processor time; 100 ms is the kernel's usual period."""
-        quota = int(cpus * 100000)
+        quota = round(cpus * 100000)
         if self.version == 2:
             self.write("cpu.max", f"{quota} 100000")
         else:
@@ -1739,7 +1739,7 @@ def oci_resources(options: Options) -> dict[str, Any]:
     if options.pids_limit:
         limits["pids"] = {"limit": options.pids_limit}
     if options.cpus:
-        limits["cpu"] = {"quota": int(options.cpus * 100000), "period": 100000}
+        limits["cpu"] = {"quota": round(options.cpus * 100000), "period": 100000}
     return limits
 
 
