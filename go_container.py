@@ -267,7 +267,6 @@ class Host:
     leaf = ""
     executing = False  # the command, as far as is known: signals are its own now
     exit_code = 125
-    usage: Any = None  # struct rusage of all that has ended
 
     def __init__(self, options: Options, command: list[str]) -> None:
         self.options, self.command = options, command
@@ -414,14 +413,15 @@ def map_ids(host: Host) -> None:
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
     proc, uid, gid = f"/proc/{host.middle}", os.geteuid(), os.getegid()
-    uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
     if uid == 0:
         if host.options.userns == "host-root":
             say("warning: --userns host-root: root inside is root outside")
-        uids, gids = first_ids(host.options)
-        write(f"{proc}/uid_map", f"0 {uids} {IDS}")
-        write(f"{proc}/gid_map", f"0 {gids} {IDS}")
-    elif uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
+        first_uid, first_gid = first_ids(host.options)
+        write(f"{proc}/uid_map", f"0 {first_uid} {IDS}")
+        write(f"{proc}/gid_map", f"0 {first_gid} {IDS}")
+        return
+    uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
+    if uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
         do(spawn, newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
         do(spawn, newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
     else:
@@ -530,8 +530,8 @@ def supervise(host: Host) -> None:
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
             deadline += 1
-    _, status, host.usage = os.wait4(host.middle, 0)
-    host.exit_code, host.middle = exit_code(status), 0
+    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
+    host.middle = 0
 
 
 def pass_on(host: Host, number: int, deadline: float) -> float:
@@ -1408,6 +1408,7 @@ class Cgroup:
 
     @property
     def name(self) -> str:
+        """What --cgroup-parent called it."""
         return os.path.basename(self.path)
 
 
@@ -2131,6 +2132,7 @@ class Lesson:
         self.lines.append(line.rstrip())
 
     def flush(self) -> None:
+        """Write the present step's lines."""
         os.write(self.screen, "".join(f"{line}\n" for line in self.lines).encode())
         self.lines = []
 
@@ -2223,7 +2225,9 @@ def tell_limits(host: Host) -> list[str]:
 
 def tell_end(host: Host) -> list[str]:
     """What became of it."""
-    code, usage = host.exit_code, host.usage
+    import resource
+
+    code, usage = host.exit_code, resource.getrusage(resource.RUSAGE_CHILDREN)
     how = f"ended by signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
     return [how, f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
             f"largest process {usage.ru_maxrss >> 10} MB"] + [
