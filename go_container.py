@@ -9,7 +9,7 @@ in which the stories tell them, then the plumbing.
     run ── fork ──▶ middle
     make the leaf      unshare(USER|PID|NS|UTS|IPC)
      ◀── "forked" ─── fork ───────────────────────────▶ PID 1: this file again, as `child`
-    write uid_map,     │                                │
+    write uid_map,     │ ── this file, compiled ──────▶ │
     gid_map            guard: kills PID 1               │ (a second interpreter starts,
     idmap the root     │      when run is gone           │  8–13 ms in which run prepares)
     compile seccomp    │                                │
@@ -19,8 +19,11 @@ in which the stories tell them, then the plumbing.
      ◀── "failed …", or end of file: close-on-exec ─────┤
     forward signals,   │                                exec the command
     relay the terminal │                                │
-     ◀── exit code ── wait ◀────────────────────────────┘
-    report limits that were hit, remove the leaf, exit as the command did
+     │                wait ◀────────────────────────────┘
+    report limits      │
+     ── end of file ─▶ remove the leaf
+     ◀── exit code ────┘
+    exit as the command did
 
 One AF_UNIX socketpair carries the messages, and descriptors with them (SCM_RIGHTS, unix(7)).
 Every receive checks for end of file: so each side learns that the other one has died.
@@ -43,7 +46,7 @@ from select import POLLIN, POLLOUT
 
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from io import BufferedRandom
     from typing import Any, NoReturn
 
@@ -158,8 +161,7 @@ def run(words: list[str]) -> int:
     words: [OPTIONS] COMMAND [ARG...], as in docker-run(1). Returns the exit code.
     Raises Failure when there is no container, with nothing of one left.
     """
-    host = Host(*parse_run(words))
-    host.words = words
+    host = Host(words)
     close_inherited()
     begin_lesson("host", host.options)
     try:
@@ -180,10 +182,13 @@ def run(words: list[str]) -> int:
             await_exec,
             supervise,
             report_limits,
+            dismiss_guard,
         )
         return host.exit_code
     finally:
-        clean_up(host)
+        if host.middle:
+            dismiss_guard(host)
+        tidy_up(host)
 
 
 def middle(host: Host) -> NoReturn:
@@ -199,7 +204,7 @@ def child(words: list[str]) -> NoReturn:
     words: the same as run's. What only run can know comes with its "go". Whatever goes wrong
     before the command runs is told to run, which reports it. Raises Failure by hand.
     """
-    inside = Inside(run_socket(), *parse_run(words))
+    inside = Inside(run_socket(), words)
     begin_lesson("container", inside.options)
     perform_or_tell(
         inside,
@@ -245,18 +250,15 @@ def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
     """perform(), for the two processes whose failures run reports."""
     try:
         perform(side, *steps)
-    except Failure as failure:
+    except Exception as error:
+        failure = as_failure(error)
         send(side.socket, f"failed {failure.code} {failure}")
-        os._exit(125)
-    except Exception as error:  # a defect of this file; still one line
-        send(side.socket, f"failed 125 internal error: {error!r}")
         os._exit(125)
 
 
 class Host:
     """What run and the middle know of their container."""
 
-    words: list[str]
     socket: _socket.socket  # to the container side; in the middle: to run
     signals = -1  # signalfd with what was sent to run
     lifeline = alive = -1  # a pipe: the guard reads, and only run has the end to write to
@@ -267,13 +269,14 @@ class Host:
     leaf = ""
     executing = False  # the command, as far as is known: signals are its own now
     exit_code = 125
+    relay: Relay | None = None
 
-    def __init__(self, options: Options, command: list[str]) -> None:
-        self.options, self.command = options, command
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.options, self.command = parse_run(words)
         self.cgroups: list[Cgroup] = []
         self.mounts: list[tuple[str, int]] = []  # the root, volumes: name, detached mount
         self.terminal: list[Any] = []  # attributes of the caller's, to be restored
-        self.relay: Relay | None = None
         self.kept: list[int] = []  # signals for the command, before there is one
 
 
@@ -283,8 +286,9 @@ class Inside:
     ids = 1  # how many there are inside
     user, group, groups, home = 0, 0, [0], "/root"
 
-    def __init__(self, socket: _socket.socket, options: Options, command: list[str]) -> None:
-        self.socket, self.options, self.command = socket, options, command
+    def __init__(self, socket: _socket.socket, words: list[str]) -> None:
+        self.socket = socket
+        self.options, self.command = parse_run(words)
         self.given: list[tuple[str, int]] = []  # by name: descriptors from run or the host
 
     def take(self, name: str) -> list[int]:
@@ -323,17 +327,12 @@ def hold_signals(host: Host) -> None:
 
 def find_root(host: Host) -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
-    path = host.options.rootfs or default_root()
     if planning():
         return
-    if not host.options.rootfs and not root_entries(path, missing_is_empty=True):
+    path = root_of(host.options)
+    if not host.options.rootfs and not (os.path.lexists(path) and root_entries(path)):
         pull_or_busybox(path)
-    try:
-        entries = root_entries(path)
-    except OSError as error:
-        way_out = "; pull makes one" if error.errno == errno.ENOENT else ""
-        raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
-    if not entries:
+    if not root_entries(path):
         raise Failure(f"the root {path} is empty; pull --rootfs {path} fills it")
     for source, target, _ in host.options.volume:
         if not os.path.exists(source):
@@ -353,13 +352,13 @@ def choose_terminal(host: Host) -> None:
 def find_cgroup(host: Host) -> None:
     """The cgroup that cgroup.sh prepared, in each hierarchy that has a controller we need."""
     options = host.options
+    if options.userns and os.geteuid() != 0:
+        raise Failure("--userns host-root is root's to say")
     if options.cgroup_parent != "none":
         host.cgroups = open_cgroups(options.cgroup_parent, bool(options.cpus))
         host.leaf = f"run-{os.urandom(6).hex()}"
     elif options.memory or options.pids_limit or options.cpus:
         raise Failure("--cgroup-parent none means no limits: leave out either it or them")
-    if options.userns and os.geteuid() != 0:
-        raise Failure("--userns host-root is root's to say")
     v2 = any(each.version == 2 for each in host.cgroups)
     if v2 and 0 < options.memory < MINIMUM_V2:  # child's interpreter starts inside the limit
         raise Failure(f"--memory {options.memory}: on cgroup v2 at least {MINIMUM_V2 >> 20}m")
@@ -383,14 +382,13 @@ def fork_middle(host: Host) -> None:
 def make_leaf(host: Host) -> None:
     """A cgroup of its own below the prepared one: the limits there hold, these only tighten."""
     options = host.options
+    asked = {"pids": options.pids_limit, "memory": options.memory,
+             "cpu": round(options.cpus * CPU_PERIOD)}
     for cgroup in host.cgroups:
         cgroup.make_leaf(host.leaf)
-        if "pids" in cgroup.controllers and options.pids_limit > 0:
-            cgroup.write("pids.max", options.pids_limit)
-        if "memory" in cgroup.controllers and options.memory:
-            cgroup.limit_memory(options.memory)
-        if "cpu" in cgroup.controllers and options.cpus:
-            cgroup.limit_cpus(options.cpus)
+        for controller in cgroup.controllers:
+            if asked[controller]:
+                cgroup.limit(controller, asked[controller])
 
 
 def meet_pid_1(host: Host) -> None:
@@ -409,25 +407,19 @@ def meet_pid_1(host: Host) -> None:
 def map_ids(host: Host) -> None:
     """Which ids outside the ids inside stand for: root in the container is nobody on the host.
 
-    user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
-    is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
+    user_namespaces(7). Several ranges at once are not a normal user's to give: newuidmap(1)
+    looks up in /etc/subuid whether they are theirs.
     """
-    proc, uid, gid = f"/proc/{host.middle}", os.geteuid(), os.getegid()
-    if uid == 0:
-        if host.options.userns == "host-root":
-            say("warning: --userns host-root: root inside is root outside")
-        first_uid, first_gid = first_ids(host.options)
-        write(f"{proc}/uid_map", f"0 {first_uid} {IDS}")
-        write(f"{proc}/gid_map", f"0 {first_gid} {IDS}")
-        return
-    uids, gids = subordinate_ids("/etc/subuid"), subordinate_ids("/etc/subgid")
-    if uids and gids and (newuidmap := which("newuidmap")) and (newgidmap := which("newgidmap")):
-        do(spawn, newuidmap, str(host.middle), "0", str(uid), "1", "1", str(uids), str(IDS - 1))
-        do(spawn, newgidmap, str(host.middle), "0", str(gid), "1", "1", str(gids), str(IDS - 1))
-    else:
-        write(f"{proc}/uid_map", f"0 {uid} 1")
-        write(f"{proc}/setgroups", "deny")  # or the kernel refuses the next line
-        write(f"{proc}/gid_map", f"0 {gid} 1")
+    if host.options.userns == "host-root":
+        say("warning: --userns host-root: root inside is root outside")
+    for kind, ranges in id_maps(host.options).items():
+        numbers = [str(number) for each in ranges for number in each]
+        if len(ranges) > 1:
+            do(spawn, f"new{kind}map", str(host.middle), *numbers)
+            continue
+        if kind == "gid" and os.geteuid() != 0:
+            write(f"/proc/{host.middle}/setgroups", "deny")  # or the kernel refuses the next line
+        write(f"/proc/{host.middle}/{kind}_map", " ".join(numbers))
 
 
 def clone_mounts(host: Host) -> None:
@@ -474,9 +466,7 @@ def compile_seccomp(host: Host) -> None:
 
 def say_go(host: Host) -> None:
     """Hand over what only the host can open, every descriptor by its name in the message."""
-    named = list(host.mounts)
-    if host.filter >= 0:
-        named.append(("filter", host.filter))
+    named = host.mounts + [("filter", host.filter)] * (host.filter >= 0)
     named += [("tasks", each.open_tasks()) for each in host.cgroups if each.version == 1]
     send(host.socket, " ".join(["go", *(name for name, _ in named)]), *(fd for _, fd in named))
 
@@ -492,35 +482,30 @@ def sweep_leaves(host: Host) -> None:
 
 def await_exec(host: Host) -> None:
     """After "exec", end of file on the socket: exec has closed it, and now it is the command."""
-    words: list[str] = []
+    words = ["", ""]
     while words != [""]:
-        expected = ("exec", "terminal") if words != ["exec"] else ("",)
+        expected = [""] if words == ["exec"] else ["exec", "terminal"]
         words, descriptors = wait_for(host, *expected)
-        host.executing = host.executing or words == ["exec"]
-        if lesson and words == ["exec"]:
-            lesson.compare(host)
-        if words == ["terminal"] and not planning():
+        if words == ["exec"]:
+            host.executing = True
+            if lesson:
+                lesson.compare(host)
+        elif words == ["terminal"] and not planning():
             host.relay = Relay(descriptors[0])
     if host.relay and host.terminal:
         set_raw()
 
 
 def supervise(host: Host) -> None:
-    """Forward signals, relay the terminal, and wait for the end."""
-    middle_fd = os.pidfd_open(host.middle)
-    watched = {host.signals: POLLIN, middle_fd: POLLIN, host.pid_1_fd: POLLIN}
-    deadline, relay, over = 0.0, host.relay, False
+    """Forward signals, relay the terminal, and wait for the end of PID 1, and so of all inside."""
+    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN}
+    deadline, relay = 0.0, host.relay
     for number in host.kept:
         deadline = pass_on(host, number, deadline)
-    while not over or relay and not relay.drained and not deadline:
+    while host.pid_1_fd in watched or relay and not relay.drained and not deadline:
         happened = wait(watched | (relay.wanted() if relay else {}), deadline)
-        for ended in watched.keys() & happened.keys() - {host.signals}:
-            over = over or ended == middle_fd
-            try:
-                os.write(host.alive, b"!")  # to the guard, which waits: run is here to tidy up
-            except BrokenPipeError:
-                pass  # the guard itself was killed
-            del watched[ended]
+        if host.pid_1_fd in happened:
+            del watched[host.pid_1_fd]
         if host.signals in happened:
             deadline = pass_on(host, read_signal(host.signals), deadline)
         if relay and not relay.move(happened):  # the caller's terminal is gone
@@ -530,8 +515,6 @@ def supervise(host: Host) -> None:
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
             deadline += 1
-    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
-    host.middle = 0
 
 
 def pass_on(host: Host, number: int, deadline: float) -> float:
@@ -561,18 +544,21 @@ def report_limits(host: Host) -> None:
             say(line)
 
 
-def clean_up(host: Host) -> None:
-    """After any ending: no process, no leaf, and the caller's terminal as it was."""
+def dismiss_guard(host: Host) -> None:
+    """End of file on its lifeline tells the guard to end the container and to tidy up.
+
+    So does our own death, at any moment: there is one way to end, and nothing to hand over.
+    """
+    host.socket.close()  # whoever still waits for a message sees its end
+    os.close(host.alive)
+    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
+    host.middle = 0
+
+
+def tidy_up(host: Host) -> None:
+    """The caller's terminal as it was, and no leaf. The guard does it; run too, if that died."""
     if host.terminal:
         restore(host.terminal)
-    if host.middle:
-        host.socket.close()  # whoever still waits for a message sees its end
-        os.close(host.alive)
-        if host.pid_1_fd >= 0:
-            forward(host, _signal.SIGKILL)
-        else:
-            os.kill(host.middle, _signal.SIGKILL)
-        os.waitpid(host.middle, 0)
     remove_leaves(host.cgroups, host.leaf)
 
 
@@ -596,9 +582,9 @@ def keep_capabilities(host: Host) -> None:
     it could not read a Python or a script below a private directory such as /root.
     (capset and not python-prctl, since importing that would delay the start by 3 ms, or 8 %.)
     """
-    every = range(last_capability() + 1)
-    do(capset, *capability_sets(every, inheritable=True))
-    for capability in every:
+    last = last_capability()
+    do(capset, (2 << last) - 1, (2 << last) - 1)
+    for capability in range(last + 1):
         do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
@@ -606,17 +592,16 @@ def fork_pid_1(host: Host) -> None:
     """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
     With -I and -S Python takes nothing from the environment and skips `site` (4 ms).
-    `child` runs the code that run has compiled already: compiling it again takes 10 µs a line.
+    `child` runs the code that run has compiled already, which comes through a pipe while its
+    interpreter starts: compiling it again would take 10 µs a line.
     """
     import marshal
 
-    code = os.memfd_create("go_container")
-    os.write(code, marshal.dumps(CODE))
-    os.lseek(code, 0, os.SEEK_SET)
+    code, source = os.pipe()
     start = (f"import sys, marshal; sys.path.append({prctl_folder()!r}); exec(marshal.load(open(4, "
              f"'rb')), {{'__name__': '__main__', '__file__': {os.path.abspath(__file__)!r}}})")
-    pid = do(os.fork)
-    if pid == 0:
+    host.pid_1 = do(os.fork)
+    if host.pid_1 == 0:
         begin_lesson("container", host.options)
         do(libc_prctl, PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
@@ -624,10 +609,15 @@ def fork_pid_1(host: Host) -> None:
         python = [sys.executable, "-I", "-S", "-c", start, "child"]
         do(os.execv, sys.executable, python + host.words)
         child(host.words)  # --plan came back from execv
-    os.close(code)
-    host.pid_1, host.pid_1_fd = pid, os.pidfd_open(pid)
-    send(host.socket, f"forked {pid}", host.pid_1_fd)
+    host.pid_1_fd = os.pidfd_open(host.pid_1)
+    send(host.socket, f"forked {host.pid_1}", host.pid_1_fd)
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
+    os.close(code)
+    try:
+        os.write(source, marshal.dumps(CODE))
+    except BrokenPipeError:
+        pass  # PID 1 has ended; run sees that
+    os.close(source)
 
 
 def guard(host: Host) -> int:
@@ -643,10 +633,8 @@ def guard(host: Host) -> int:
         if host.lifeline in happened:
             forward(host, _signal.SIGKILL)
     status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
-    if not os.read(host.lifeline, 1):  # end of file: run is gone, or going
-        if host.terminal:
-            restore(host.terminal)
-        remove_leaves(host.cgroups, host.leaf)
+    os.read(host.lifeline, 1)  # end of file: run has reported what it wants to, or is dead
+    tidy_up(host)
     return exit_code(status)
 
 
@@ -695,18 +683,23 @@ def join_session(inside: Inside) -> None:
 def become_root(inside: Inside) -> None:
     """From here on uid 0 inside, and outside the id that stands for it.
 
-    setresuid clears the parent-death signal, so it is set again, and run may have died before.
+    run may have died before the parent-death signal was set.
     """
+    change_user(0, 0, [])
+    inside.ids = sum(int(line.split()[2]) for line in lines_of("/proc/self/gid_map"))
+    if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
+        os._exit(125)  # end of file: run is gone
+
+
+def change_user(user: int, group: int, groups: list[int]) -> None:
+    """All ids of this process; the last call clears the parent-death signal, so it is set again."""
     import prctl
 
     if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
-        do(os.setgroups, [])
-    do(os.setresgid, 0, 0, 0)
-    do(os.setresuid, 0, 0, 0)
-    inside.ids = sum(int(line.split()[2]) for line in lines_of("/proc/self/gid_map"))
+        do(os.setgroups, groups)
+    do(os.setresgid, group, group, group)
+    do(os.setresuid, user, user, user)
     do(prctl.set_pdeathsig, _signal.SIGKILL)
-    if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
-        os._exit(125)  # end of file: run is gone
 
 
 def set_hostname(inside: Inside) -> None:
@@ -739,8 +732,7 @@ def fetch_from_host(inside: Inside) -> None:
     if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
         inside.given += clone_for(inside.options, -1, recursive=True)
     # /proc/1/exe is still the host's Python, and root outside could write to it (CVE-2019-5736).
-    do(mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, mount_attributes(MOUNT_ATTR_RDONLY),
-       MOUNT_ATTR_SIZE)
+    do(mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
 
 
 def enter_root(inside: Inside) -> None:
@@ -813,7 +805,7 @@ def enter_workdir(inside: Inside) -> None:
 def lock_root(inside: Inside) -> None:
     """--read-only holds for the root's mount alone: volumes, /dev and /proc have their own."""
     if inside.options.read_only:
-        do(mount_setattr, AT_FDCWD, "/", 0, mount_attributes(MOUNT_ATTR_RDONLY), MOUNT_ATTR_SIZE)
+        do(mount_setattr, AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)
 
 
 def find_user(inside: Inside) -> None:
@@ -853,16 +845,14 @@ def drop_privileges(inside: Inside) -> None:
     import prctl
 
     kept = kept_capabilities(inside.options).values()
-    every = range(last_capability() + 1)  # by number: some are newer than python-prctl
-    for number in every:
+    last = last_capability()
+    for number in range(last + 1):  # by number: some are newer than python-prctl
         if number not in kept:
             do(prctl.capbset_drop, number)
-    do(capset, *capability_sets(every, inheritable=False))  # the ambient ones go with them
-    if read("/proc/self/setgroups") == "allow":
-        do(os.setgroups, inside.groups)
-    do(os.setresgid, inside.group, inside.group, inside.group)
-    do(os.setresuid, inside.user, inside.user, inside.user)
-    do(prctl.set_pdeathsig, _signal.SIGKILL)
+    do(capset, (2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
+    change_user(inside.user, inside.group, inside.groups)
+    if inside.user == 0:  # another user has lost all by now
+        do(capset, sum(1 << number for number in kept), 0)
     do(prctl.set_no_new_privs, 1)
     do(prctl.set_dumpable, 0)  # nobody inside looks into this interpreter, nor at its /proc/1/exe
 
@@ -945,91 +935,95 @@ def why_not(path: str, error: OSError) -> Failure:
     return Failure(os.strerror(error.errno or 0), code)
 
 
+
+
 # ── Options: docker run's, read once by run and once by child ────────────────────────────────
 
 
 class Options:
     """What the command line asks for; names, meanings and defaults are docker run's."""
 
-    def __init__(self) -> None:
-        self.cap_add: list[str] = []
-        self.cap_drop: list[str] = []
-        self.cgroup_parent = "demo"
-        self.cpus = 0.0
-        self.env: list[tuple[str, str]] = []
-        self.explain = ""  # or "true" or "step"
-        self.hostname = "container"
-        self.init = False
-        self.interactive = False
-        self.memory = 0  # bytes
-        self.network = "host"
-        self.pids_limit = 0
-        self.plan = False
-        self.read_only = False
-        self.rootfs = ""
-        self.security_opt = ""
-        self.stop_timeout = 10.0  # seconds
-        self.tty: bool | None = None  # None: if standard input and output are terminals
-        self.user = "0"
-        self.userns = ""
-        self.volume: list[tuple[str, str, bool]] = []  # source, target, read-only
-        self.workdir = "/"
-        # spec's and pull's
-        self.bundle = ""
-        self.copy = False
-        self.busybox = False
-        self.force = False
-        self.sha256 = ""
+    cap_add: list[str] = []
+    cap_drop: list[str] = []
+    cgroup_parent = "demo"
+    cpus = 0.0
+    env: list[tuple[str, str]] = []
+    explain = ""  # or "true" or "step"
+    hostname = "container"
+    init = False
+    interactive = False
+    memory = 0  # bytes
+    network = "host"
+    pids_limit = 0
+    plan = False
+    read_only = False
+    rootfs = ""
+    security_opt = ""
+    stop_timeout = 10.0  # seconds
+    tty: bool | None = None  # None: if standard input and output are terminals
+    user = "0"
+    userns = ""
+    volume: list[tuple[str, str, bool]] = []  # source, target, read-only
+    workdir = "/"
+    # spec's and pull's
+    bundle = ""
+    copy = False
+    busybox = False
+    force = False
+    sha256 = ""
+
+
+# What reads the value of an option raises ValueError with what it would have taken.
 
 
 def a_size(text: str) -> int:
-    """Bytes, or with k, m or g; docker takes b and fractions too. Raises ValueError."""
-    number, unit = text.lower().rstrip("b"), 1
-    if number[-1:] in ("k", "m", "g"):
-        number, unit = number[:-1], 1024 ** (" kmg".index(number[-1]))
-    size = int(a_decimal(number) * unit)
+    """Bytes, or with k, m or g; docker takes b and fractions too."""
+    number = text.lower().rstrip("b")
+    power = " kmg".find(number[-1:]) if number else 0
+    size = int(a_decimal(number[:-1] if power > 0 else number) * 1024 ** max(power, 0))
     if 0 < size < MINIMUM_MEMORY:
         raise ValueError(f"at least {MINIMUM_MEMORY >> 20}m")
     return size
 
 
 def a_decimal(text: str) -> float:
-    """A number of at least 0, without exponent or sign. Raises ValueError."""
+    """A number of at least 0, without exponent or sign."""
     if not text.isascii() or not text.replace(".", "", 1).isdecimal() or len(text) > 15:
         raise ValueError("not a number")
     return float(text)
 
 
 def a_processor_count(text: str) -> float:
-    """Processors, from a hundredth to all that there are. Raises ValueError."""
+    """Processors, from a hundredth to all that there are."""
     if not 0.01 <= a_decimal(text) <= (os.cpu_count() or 1):
         raise ValueError(f"from 0.01 to {os.cpu_count()}")
     return float(text)
 
 
 def a_process_count(text: str) -> int:
-    """Processes; 0 and -1 mean no limit of its own, as in docker. Raises ValueError."""
-    if text != "-1" and not a_decimal(text).is_integer() or int(float(text)) > 1 << 22:
+    """Processes; 0 and -1 mean no limit of its own, as in docker."""
+    number = 0.0 if text == "-1" else a_decimal(text)
+    if not number.is_integer() or number > 1 << 22:
         raise ValueError("not a number of processes")
-    return max(0, int(float(text)))
+    return int(number)
 
 
 def a_hostname(text: str) -> str:
-    """What sethostname(2) takes, and other programs can live with. Raises ValueError."""
-    if not 0 < len(text) < 65 or not set(text) <= set(NAME_LETTERS) or text[0] in "-.":
+    """What sethostname(2) takes, and other programs can live with."""
+    if len(text) > 64 or not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
         raise ValueError("1 to 64 letters, digits, hyphens and dots")
     return text
 
 
 def a_cgroup(text: str) -> str:
-    """The name of one directory: it must not lead elsewhere. Raises ValueError."""
+    """The name of one directory: it must not lead elsewhere."""
     if not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
         raise ValueError("one name of letters, digits, hyphens, underscores and dots")
     return text
 
 
 def a_variable(text: str) -> tuple[str, str]:
-    """K=V, or K with its value here. Raises ValueError."""
+    """K=V, or K with its value here."""
     name, equals, value = text.partition("=")
     if not name:
         raise ValueError("no name before the =")
@@ -1037,17 +1031,16 @@ def a_variable(text: str) -> tuple[str, str]:
 
 
 def a_path(text: str) -> str:
-    """An absolute path inside, with nothing in it that leads up. Raises ValueError."""
+    """An absolute path inside, with nothing in it that leads up."""
     if not text.startswith("/") or ".." in text.split("/"):
         raise ValueError("not an absolute path")
-    return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
+    return os.path.normpath(f"/{text.lstrip('/')}")
 
 
 def a_volume(text: str) -> tuple[str, str, bool]:
-    """SRC:DST[:ro|rw] as source, target, read-only. Raises ValueError."""
-    source, _, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if "/" not in source or not target or mode not in ("", "ro", "rw"):
+    """SRC:DST[:ro|rw] as source, target, read-only."""
+    source, target, mode = (text + "::").split(":")[:3]
+    if "/" not in source or not target or mode not in ("", "ro", "rw") or text.count(":") > 2:
         raise ValueError("not SRC:DST[:ro], SRC with a slash")
     if a_path(target) == "/":
         raise ValueError("the root itself is given by --rootfs")
@@ -1060,7 +1053,7 @@ def a_capability(text: str) -> str:
 
 
 def a_text(text: str) -> str:
-    """Anything but nothing. Raises ValueError."""
+    """Anything but nothing."""
     if not text:
         raise ValueError("empty")
     return text
@@ -1077,7 +1070,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def a_switch(text: str) -> bool:
-    """true or false. Raises ValueError."""
+    """true or false."""
     return one_of("true", "false")(text) == "true"
 
 
@@ -1092,8 +1085,6 @@ RUN_OPTIONS = {  # name: how its value is read
 }
 SPEC_OPTIONS = {"bundle": a_text, "copy": a_switch}
 PULL_OPTIONS = {"busybox": a_switch, "force": a_switch, "rootfs": a_text, "sha256": a_text}
-SWITCHES = ("busybox", "copy", "explain", "force", "init", "interactive", "plan", "read-only",
-            "tty")
 SHORT = {"e": "env", "h": "hostname", "i": "interactive", "m": "memory", "t": "tty",
          "u": "user", "v": "volume", "w": "workdir"}
 
@@ -1102,7 +1093,7 @@ def parse(words: list[str], known: dict[str, Any]) -> tuple[Options, list[str]]:
     """Read options up to the first word that is none, as pflag(Go) does for docker.
 
     --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
-    Returns the options and the other words. Raises Usage, Failure.
+    Returns the options and the other words. Raises Usage, Failure, Help.
     """
     options, words = Options(), list(words)
     while words and words[0].startswith("-") and words[0] != "-":
@@ -1112,20 +1103,21 @@ def parse(words: list[str], known: dict[str, Any]) -> tuple[Options, list[str]]:
         if word == "--help":
             raise Help
         name, equals, value = word[2:].partition("=")
-        if not word.startswith("--"):
+        short = not word.startswith("--")
+        if short:
             name, value = SHORT.get(word[1], word[1]), word[2:]
-            if name in SWITCHES and value[:1] not in ("", "="):
-                words.insert(0, f"-{value}")  # -it is -i -t
-                value = ""
-            equals, value = value, value.removeprefix("=")
         if name not in known:
             raise Usage(f"no option {word}")
-        if not equals and name in SWITCHES:
-            value = "true"
-        elif not equals:
-            if not words:
-                raise Usage(f"{word} needs a value")
-            value = words.pop(0)
+        switch = known[name] is a_switch or name == "explain"
+        if short and switch and value[:1] not in ("", "="):
+            words.insert(0, f"-{value}")  # -it is -i -t
+            value = ""
+        if short:
+            equals, value = value, value.removeprefix("=")
+        if not equals and not switch and not words:
+            raise Usage(f"{word} needs a value")
+        if not equals:
+            value = "true" if switch else words.pop(0)
         store(options, name, known[name], value)
     return options, words
 
@@ -1142,20 +1134,22 @@ def store(options: Options, name: str, read_value: Callable[[str], Any], text: s
 
 
 def parse_run(words: list[str], known: Any = RUN_OPTIONS) -> tuple[Options, list[str]]:
-    """The options of run, and the command. Raises Usage, Failure."""
+    """The options of run, and the command. Raises Usage, Failure, Help."""
     options, command = parse(words, known)
     if not command:
         raise Usage("no command to run")
     targets = [target for _, target, _ in options.volume]
-    if twice := {target for target in targets if targets.count(target) > 1}:
-        raise Failure(f"--volume: two for {twice.pop()}")
+    if len(targets) > len(set(targets)):
+        raise Failure(f"--volume: two for one of {' '.join(targets)}")
     options.env = [(name, value) for name, value in options.env if value != "\0"]
     return options, command
 
 
 def root_of(options: Options) -> str:
-    """The root's path on the host."""
-    return os.path.abspath(options.rootfs or default_root())
+    """The root's path on the host: by default alpine-fs here, else beside this file."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "alpine-fs")
+    here = os.path.isdir("alpine-fs") or not os.path.isdir(beside)
+    return os.path.abspath(options.rootfs or ("alpine-fs" if here else beside))
 
 
 def environment_for(options: Options, home: str) -> dict[str, str]:
@@ -1170,20 +1164,32 @@ def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
     user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. Raises Failure.
     """
     name, _, group = user.partition(":")
-    users = [line.split(":") for line in lines_of(f"{root}/etc/passwd")]
-    known = [entry for entry in users if len(entry) > 5 and name in (entry[0], entry[2])]
-    known += [["", "", name, "0", "", "/"]] * (name.isascii() and name.isdecimal())
+    groups = entries(f"{root}/etc/group", 4)
+    known = [each for each in entries(f"{root}/etc/passwd", 6) if name in (each[0], each[2])]
+    if is_number(name):
+        known.append(["", "", name, "0", "", "/"])
     if not known:
         raise Failure(f"--user {name}: not in the root's /etc/passwd")
-    groups = [line.split(":") for line in lines_of(f"{root}/etc/group")]
-    groups = [entry for entry in groups if len(entry) > 3]
-    gids = [entry[2] for entry in groups if group in (entry[0], entry[2])]
-    gids += [group] * (group.isascii() and group.isdecimal())
-    if group and not gids:
-        raise Failure(f"--user :{group}: not in the root's /etc/group")
-    member = not group and known[0][0]
-    others = [int(entry[2]) for entry in groups if member and member in entry[3].split(",")]
-    return int(known[0][2]), int(gids[0] if group else known[0][3]), others, known[0][5] or "/"
+    name, _, uid, gid, _, home, *_ = known[0]
+    others = [int(each[2]) for each in groups if name and name in each[3].split(",")]
+    if group:
+        gids = [each[2] for each in groups if group in (each[0], each[2])]
+        gids += [group] * is_number(group)
+        if not gids:
+            raise Failure(f"--user :{group}: not in the root's /etc/group")
+        gid, others = gids[0], []
+    return int(uid), int(gid), others, home or "/"
+
+
+def entries(path: str, count: int) -> list[list[str]]:
+    """The lines of passwd(5) or group(5) that have so many fields, split into them."""
+    lines = [line.split(":") for line in lines_of(path)]
+    return [fields for fields in lines if len(fields) >= count and is_number(fields[2])]
+
+
+def is_number(text: str) -> bool:
+    """Whether it is all digits. (isdecimal alone takes those of every script.)"""
+    return text.isascii() and text.isdecimal()
 
 
 def keeps(options: Options, capability: str) -> bool:
@@ -1202,6 +1208,25 @@ def wants_terminal(options: Options) -> bool:
     return os.isatty(0) and os.isatty(1)
 
 
+def id_maps(options: Options) -> dict[str, list[tuple[int, int, int]]]:
+    """For "uid" and "gid" the ranges of ids: the first inside, the first outside, how many.
+
+    user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
+    is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
+    """
+    maps = {}
+    for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
+        first = subordinate_ids(f"/etc/sub{kind}")
+        if os.geteuid() == 0:
+            maps[kind] = [(0, 0 if options.userns else first or FIRST_ID, IDS)]
+        else:
+            maps[kind] = [(0, own, 1)] + [(1, first, IDS - 1)] * bool(first)
+    if not all(which(f"new{kind}map") for kind, ranges in maps.items() if len(ranges) > 1) or (
+            len(maps["uid"]) != len(maps["gid"])):
+        maps = {kind: ranges[:1] for kind, ranges in maps.items()}
+    return maps
+
+
 # ── Mounts ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1215,10 +1240,9 @@ def clone_mount(path: str, attributes: int = 0, idmap: int = -1, recursive: bool
     """
     below = AT_RECURSIVE * recursive
     fd = int(do(open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | below))
-    do(mount_setattr, fd, "", AT_EMPTY_PATH | below, mount_attributes(attributes), MOUNT_ATTR_SIZE)
+    do(mount_setattr, fd, "", AT_EMPTY_PATH | below, attributes, path=path)
     if idmap >= 0:
-        do(mount_setattr, fd, "", AT_EMPTY_PATH, mount_attributes(MOUNT_ATTR_IDMAP, idmap),
-           MOUNT_ATTR_SIZE, path=path)
+        do(mount_setattr, fd, "", AT_EMPTY_PATH, MOUNT_ATTR_IDMAP, idmap, path=path)
     return fd
 
 
@@ -1232,9 +1256,14 @@ def clone_for(options: Options, idmap: int, recursive: bool) -> Iterator[tuple[s
     for source, _, read_only in options.volume:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
         yield "volume", clone_mount(os.path.abspath(source), attributes, idmap, recursive)
-    taken = any(target == RESOLV_CONF for _, target, _ in options.volume)
-    if options.network == "host" and os.path.exists(RESOLV_CONF) and not taken:
+    if shows_resolv_conf(options):
         yield "resolv.conf", clone_mount(RESOLV_CONF, MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY)
+
+
+def shows_resolv_conf(options: Options) -> bool:
+    """Whether the host's name servers are the container's: with its network, if it has any."""
+    return (options.network == "host" and os.path.exists(RESOLV_CONF)
+            and all(target != RESOLV_CONF for _, target, _ in options.volume))
 
 
 def mount_new(kind: str, target: str, options: str) -> None:
@@ -1247,7 +1276,7 @@ def mount_new(kind: str, target: str, options: str) -> None:
 
 def attach(fd: int, target: str) -> None:
     """Attach a detached mount at target inside and close it; move_mount(2)."""
-    at = mount_point(target, is_directory(fd))
+    at = mount_point(target, has_type(fd, S_IFDIR))
     do(move_mount, fd, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=target)
     os.close(at)
     os.close(fd)
@@ -1274,28 +1303,29 @@ def mount_point(path: str, directory: bool = True) -> int:
             there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
         os.close(here)
         here = there
-        if is_link(here):
+        if has_type(here, S_IFLNK):
             link = "/" + "/".join(names[:depth])
             raise Failure(f"{link} in the root is a symbolic link: nothing is mounted on {path}")
     return here
 
 
-def mount_attributes(attributes: int, idmap: int = 0) -> bytes:
-    """struct mount_attr of mount_setattr(2): to set, to clear, propagation, user namespace."""
-    return b"".join(part.to_bytes(8, sys.byteorder) for part in (attributes, 0, MS_PRIVATE, idmap))
-
-
-def is_link(fd: int) -> bool:
-    """Whether a descriptor is a symbolic link itself."""
-    return os.fstat(fd).st_mode & S_IFMT == S_IFLNK
-
-
-def is_directory(fd: int) -> bool:
-    """Whether a descriptor is a directory."""
-    return os.fstat(fd).st_mode & S_IFMT == S_IFDIR
+def has_type(fd: int, file_type: int) -> bool:
+    """Whether what a descriptor stands for is of this type, S_IFDIR or S_IFLNK; inode(7)."""
+    return os.fstat(fd).st_mode & S_IFMT == file_type
 
 
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
+
+CPU_PERIOD = 100000  # microseconds; the kernel's usual one
+LIMIT_FILES = {  # controller, version: what to write where, {} being the limit
+    ("pids", 1): (("pids.max", "{}"),),
+    ("pids", 2): (("pids.max", "{}"),),
+    # No swap: it would only hide the limit. Its files are there with swap accounting only.
+    ("memory", 1): (("memory.limit_in_bytes", "{}"), ("memory.memsw.limit_in_bytes", "{}")),
+    ("memory", 2): (("memory.max", "{}"), ("memory.swap.max", "0")),
+    ("cpu", 1): (("cpu.cfs_period_us", f"{CPU_PERIOD}"), ("cpu.cfs_quota_us", "{}")),
+    ("cpu", 2): (("cpu.max", f"{{}} {CPU_PERIOD}"),),
+}
 
 
 class Cgroup:
@@ -1308,6 +1338,7 @@ class Cgroup:
 
     def __init__(self, version: int, path: str, controllers: list[str]) -> None:
         self.version, self.path, self.controllers = version, path, controllers
+        self.name = os.path.basename(path)  # what --cgroup-parent called it
         self.parent = do(os.open, path, os.O_RDONLY | os.O_DIRECTORY)
         self.parent_hits = self.count("pids.events", "max", self.parent) if version == 2 else 0
 
@@ -1328,6 +1359,12 @@ class Cgroup:
                 raise Failure(f"cgroup {self.path} is not yours: sudo ./cgroup.sh hands it to its "
                               "caller, --cgroup-parent none does without limits") from None
 
+    def limit(self, controller: str, value: int) -> None:
+        """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD."""
+        for file, text in LIMIT_FILES[controller, self.version]:
+            if "sw" not in file or self.text(file):
+                self.write(file, text.format(value))
+
     def write(self, file: str, value: int | str) -> None:
         """Write to a file of the leaf. Raises Failure."""
         try:
@@ -1339,77 +1376,42 @@ class Cgroup:
         """v1: who holds this descriptor may write 0 to it, and joins."""
         return int(do(os.open, f"{self.leaf_path}/tasks", os.O_WRONLY))
 
-    def limit_memory(self, size: int) -> None:
-        """Limit memory to size bytes, and swap to none: swapping only hides the limit."""
-        if self.version == 2:
-            self.write("memory.max", size)
-            if self.text("memory.swap.max"):  # with swap accounting only
-                self.write("memory.swap.max", 0)
-        else:
-            self.write("memory.limit_in_bytes", size)
-            if self.text("memory.memsw.limit_in_bytes"):
-                self.write("memory.memsw.limit_in_bytes", size)
-
-    def limit_cpus(self, cpus: float) -> None:
-        """Limit processor time; 100 ms is the kernel's usual period."""
-        quota = round(cpus * 100000)
-        if self.version == 2:
-            self.write("cpu.max", f"{quota} 100000")
-        else:
-            self.write("cpu.cfs_period_us", 100000)
-            self.write("cpu.cfs_quota_us", quota)
-
     def text(self, file: str, folder: int = -1) -> str:
         """What is in a file of the leaf, or of another folder; empty if there is no such file."""
-        if planning():
-            return ""
-        try:
-            fd = os.open(file, os.O_RDONLY, dir_fd=self.leaf if folder < 0 else folder)
-        except FileNotFoundError:
-            return ""
-        try:
-            return os.read(fd, 65536).decode().strip()
-        finally:
-            os.close(fd)
+        return "" if planning() else read_if_there(file, self.leaf if folder < 0 else folder)
 
     def count(self, file: str, key: str, folder: int = -1) -> int:
         """The number behind key in a file of events; 0 if there is none."""
         words = self.text(file, folder).split()
         return int(words[words.index(key) + 1]) if key in words else 0
 
-    def limit(self, file: str, folder: int = -1) -> float:
-        """A number as the kernel has it now, infinite for "max"."""
+    def number(self, file: str, folder: int = -1) -> float:
+        """A limit as the kernel has it now, infinite for "max"."""
         text = self.text(file, folder)
-        return float(text) if text.isdecimal() else float("inf")
+        return float(text) if is_number(text) else float("inf")
 
     def events(self) -> Iterator[str]:
-        """A line for each limit that this container has hit."""
+        """A line for each limit that this container has hit, and whose limit that is."""
+        v2, shared = self.version == 2, f"cgroup {self.name}"
         if "memory" in self.controllers:
-            v2 = self.version == 2
-            killed = self.count("memory.events" if v2 else "memory.oom_control", "oom_kill")
             file = "memory.max" if v2 else "memory.limit_in_bytes"
-            peak, own = self.limit("memory.max_usage_in_bytes"), self.limit(file)
+            killed = self.count("memory.events" if v2 else "memory.oom_control", "oom_kill")
+            own = (self.count("memory.events", "oom") > 0 if v2 else
+                   self.number("memory.max_usage_in_bytes") >= self.number(file))
+            size = self.number(file, self.leaf if own else self.parent) / (1 << 20)
+            processes = "1 process" if killed == 1 else f"{killed} processes"
             if killed:
-                if self.count("memory.events", "oom") if v2 else peak >= own:
-                    whose, size = "--memory", own / (1 << 20)
-                else:
-                    whose, size = f"cgroup {self.name}", self.limit(file, self.parent) / (1 << 20)
-                processes = "1 process" if killed == 1 else f"{killed} processes"
-                yield f"the memory limit of {size:.4g} MB was hit: {processes} killed ({whose})"
+                yield (f"the memory limit of {size:.4g} MB was hit: {processes} killed "
+                       f"({'--memory' if own else shared})")
         if "pids" in self.controllers:
             hits = self.count("pids.events", "max")
-            if not hits and self.version == 2:  # kernels since 6.12 count where the limit is
+            if not hits and v2:  # kernels since 6.12 count where the limit is
                 hits = self.count("pids.events", "max", self.parent) - self.parent_hits
-            tight, above = self.limit("pids.max"), self.limit("pids.max", self.parent)
+            tight, above = self.number("pids.max"), self.number("pids.max", self.parent)
+            times = "once" if hits == 1 else f"{hits} times"
             if hits > 0:
-                whose = "--pids-limit" if tight < above else f"cgroup {self.name}"
-                times = "once" if hits == 1 else f"{hits} times"
-                yield f"the limit of {min(tight, above):.0f} processes was hit {times} ({whose})"
-
-    @property
-    def name(self) -> str:
-        """What --cgroup-parent called it."""
-        return os.path.basename(self.path)
+                yield (f"the limit of {min(tight, above):.0f} processes was hit {times} "
+                       f"({'--pids-limit' if tight < above else shared})")
 
 
 def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
@@ -1418,21 +1420,23 @@ def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
     cpu: whether there has to be one for processors. Where the cgroup is missing, root prepares
     it. Raises Failure.
     """
-    found = controllers()
-    for each in ["pids", "memory"] + ["cpu"] * cpu:
-        if each not in found:
+    places: dict[tuple[int, str], list[str]] = {}
+    prepared, found = True, controllers()
+    for each in ("pids", "memory", "cpu"):
+        version, top = found.get(each, (0, ""))
+        if version == 0 and (cpu or each != "cpu"):
             raise Failure(f"the kernel offers no cgroup controller for {each}; "
                           "--cgroup-parent none runs without limits")
-    found = {each: (version, delegated(top, name) if version == 2 else top)
-             for each, (version, top) in found.items() if each in ("pids", "memory", "cpu")}
-    if not all(is_prepared(*place, name, each) for each, place in found.items()):
+        if version == 2:
+            top = delegated(top, name)
+        if version > 0:
+            places.setdefault((version, f"{top}/{name}"), []).append(each)
+            prepared = prepared and is_prepared(version, top, name, each)
+    if not prepared:
         if os.geteuid() != 0 and not planning():
             raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
                           "--cgroup-parent none does without limits")
         do(spawn, "/bin/sh", cgroup_script(), "--name", name)
-    places: dict[tuple[int, str], list[str]] = {}
-    for each, (version, top) in found.items():
-        places.setdefault((version, f"{top}/{name}"), []).append(each)
     return [Cgroup(version, path, names) for (version, path), names in places.items()]
 
 
@@ -1444,8 +1448,7 @@ def delegated(top: str, name: str) -> str:
     """
     if os.access(f"{top}/cgroup.procs", os.W_OK) or planning():
         return top
-    own = next(line[3:] for line in lines_of("/proc/self/cgroup") if line.startswith("0::"))
-    scope = f"{top}{own}".removesuffix("/launcher")
+    scope = f"{top}{cgroup_of('self', '')}".removesuffix("/launcher")
     if not os.access(f"{scope}/cgroup.procs", os.W_OK):
         raise Failure("on cgroup v2 a normal user needs a delegated subtree: systemd-run --user "
                       f"--scope -p Delegate=yes -- {sys.executable} {__file__} run …; "
@@ -1453,9 +1456,8 @@ def delegated(top: str, name: str) -> str:
     if not os.path.isdir(f"{scope}/{name}"):
         os.makedirs(f"{scope}/launcher", exist_ok=True)  # a cgroup that hands controllers down
         write(f"{scope}/launcher/cgroup.procs", "0")  # must not have processes of its own
-        ours = [each for each in read(f"{scope}/cgroup.controllers").split()
-                if each in ("pids", "memory", "cpu")]
-        hand_down = " ".join(f"+{each}" for each in ours)
+        offered = read(f"{scope}/cgroup.controllers").split()
+        hand_down = " ".join(f"+{each}" for each in ("pids", "memory", "cpu") if each in offered)
         write(f"{scope}/cgroup.subtree_control", hand_down)
         os.mkdir(f"{scope}/{name}")
         for file, value in (("pids.max", "10"), ("memory.max", "50M"), ("memory.swap.max", "0"),
@@ -1481,14 +1483,21 @@ def controllers() -> dict[str, tuple[int, str]]:
     found = {}
     for line in lines_of("/proc/self/mountinfo"):
         if " - cgroup" in line:
-            place, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
-            top = place.replace("\\040", " ")
-            if not os.path.exists(f"{top}/cgroup.procs"):
-                continue  # another mount hides this one
-            v2 = kind == "cgroup2"
-            names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
-            found.update(dict.fromkeys(names, (1 + v2, top)))
+            top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
+            if os.path.exists(f"{top}/cgroup.procs"):  # else another mount hides this one
+                v2 = kind == "cgroup2"
+                names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
+                found.update(dict.fromkeys(names, (1 + v2, top)))
     return found
+
+
+def cgroup_of(pid: str, controller: str) -> str:
+    """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
+    for line in lines_of(f"/proc/{pid}/cgroup"):
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return path
+    return ""
 
 
 def cgroup_script() -> str:
@@ -1671,19 +1680,18 @@ def spec(words: list[str]) -> int:
         raise Failure("--init is not in a config.json: engines bring their own")
     if os.geteuid() != 0:
         raise Failure("spec describes the container that root would start: sudo")
-    if not root_entries(root_of(options)):
-        raise Failure(f"the root {root_of(options)} is empty; pull fills it")
     path = root_of(options)
+    if not root_entries(path):
+        raise Failure(f"the root {path} is empty; pull fills it")
     if options.bundle:
         os.makedirs(options.bundle)
         if options.copy:
-            path = "rootfs"
-            copy_root(root_of(options), f"{options.bundle}/rootfs", first_ids(options))
-    text = json.dumps(oci_config(options, command, path), indent=2) + "\n"
+            copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
+    text = json.dumps(oci_config(options, command, "rootfs" if options.copy else path), indent=2)
     if options.bundle:
-        write(f"{options.bundle}/config.json", text)
+        write(f"{options.bundle}/config.json", f"{text}\n")
     else:
-        print_all(text)
+        print_all(f"{text}\n")
     return 0
 
 
@@ -1693,7 +1701,9 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
     kept = [f"CAP_{name.upper()}" for name in kept_capabilities(options)]
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
     namespaces += ["network"] * (options.network == "none")
-    ids = [{"containerID": 0, "hostID": first, "size": IDS} for first in first_ids(options)]
+    maps = {f"{kind}Mappings": [{"containerID": inside, "hostID": outside, "size": count}
+                                for inside, outside, count in ranges]
+            for kind, ranges in id_maps(options).items()}
     cgroup = f"/{options.cgroup_parent}/oci-{os.urandom(4).hex()}"
     return {
         "ociVersion": "1.0.2",
@@ -1709,8 +1719,7 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
         "hostname": options.hostname,
         "mounts": [*oci_mounts(options)],
         "linux": {
-            "namespaces": [{"type": each} for each in namespaces],
-            "uidMappings": ids[:1], "gidMappings": ids[1:],
+            "namespaces": [{"type": each} for each in namespaces], **maps,
             "maskedPaths": [f"/proc/{name}" for name in MASKED],
             "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
             "resources": oci_resources(options), **oci_seccomp(options),
@@ -1723,11 +1732,8 @@ def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
     """/proc, /dev and what is in it, resolv.conf, the volumes; an engine brings /dev's nodes."""
     for target, kind, words in (("/proc", "proc", "nosuid,nodev,noexec"), *FILE_SYSTEMS):
         yield {"destination": target, "type": kind, "source": kind, "options": words.split(",")}
-    volumes = list(options.volume)
-    taken = any(target == RESOLV_CONF for _, target, _ in volumes)
-    if options.network == "host" and os.path.exists(RESOLV_CONF) and not taken:
-        volumes.insert(0, (RESOLV_CONF, RESOLV_CONF, True))
-    for source, target, read_only in volumes:
+    name_servers = [(RESOLV_CONF, RESOLV_CONF, True)] * shows_resolv_conf(options)
+    for source, target, read_only in name_servers + options.volume:
         yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
                "options": ["bind", "nodev", *["ro"] * read_only]}
 
@@ -1740,7 +1746,7 @@ def oci_resources(options: Options) -> dict[str, Any]:
     if options.pids_limit:
         limits["pids"] = {"limit": options.pids_limit}
     if options.cpus:
-        limits["cpu"] = {"quota": round(options.cpus * 100000), "period": 100000}
+        limits["cpu"] = {"quota": round(options.cpus * CPU_PERIOD), "period": CPU_PERIOD}
     return limits
 
 
@@ -1748,40 +1754,27 @@ def oci_seccomp(options: Options) -> dict[str, Any]:
     """The same rules as compile_seccomp()'s."""
     if options.security_opt == "seccomp=unconfined":
         return {}
-    plain: dict[int, list[str]] = {}
     rules = []
     for action, name, argument, mask, value in seccomp_rules(options):
-        refusal = {"action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF}
-        if mask:
-            comparison = {"index": argument, "value": mask, "valueTwo": value,
-                          "op": "SCMP_CMP_MASKED_EQ"}
-            rules.append({"names": [name], **refusal, "args": [comparison]})
-        else:
-            plain.setdefault(action & 0xFFFF, []).append(name)
-    rules += [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": number}
-              for number, names in plain.items()]
+        comparison = {"index": argument, "value": mask, "valueTwo": value,
+                      "op": "SCMP_CMP_MASKED_EQ"}
+        rules.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
+                      "args": [comparison] * (mask != 0)})
     return {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
                         "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}}
 
 
-def first_ids(options: Options) -> tuple[int, int]:
-    """What uid 0 and gid 0 inside are outside, when root starts the container."""
-    if options.userns == "host-root":
-        return 0, 0
-    return (subordinate_ids("/etc/subuid") or FIRST_ID, subordinate_ids("/etc/subgid") or FIRST_ID)
-
-
-def copy_root(source: str, target: str, shift: tuple[int, int]) -> None:
+def copy_root(source: str, target: str, maps: dict[str, list[tuple[int, int, int]]]) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
     spawn("cp", "-aT", source, target)
+    uid, gid = (ranges[0][1] for ranges in maps.values())
     seen: set[int] = set()  # folders come twice, and files with several names (hard links)
     for folder, names, files in os.walk(target):
         for path in [folder, *(f"{folder}/{name}" for name in names + files)]:
             status = os.lstat(path)
             if status.st_ino not in seen:
                 seen.add(status.st_ino)
-                os.chown(path, status.st_uid + shift[0], status.st_gid + shift[1],
-                         follow_symlinks=False)
+                os.chown(path, status.st_uid + uid, status.st_gid + gid, follow_symlinks=False)
                 if status.st_mode & S_IFMT != S_IFLNK:
                     os.chmod(path, status.st_mode & 0o7777)  # chown took set-user-ID away
 
@@ -1796,17 +1789,13 @@ ALPINE_SHA256 = {
 }
 
 
-def default_root() -> str:
-    """alpine-fs in the working directory, else beside this file."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "alpine-fs")
-    return "alpine-fs" if os.path.isdir("alpine-fs") or not os.path.isdir(beside) else beside
-
-
-def root_entries(path: str, missing_is_empty: bool = False) -> list[str]:
-    """What is in a root, but for the file that keeps an empty alpine-fs in git."""
-    if missing_is_empty and not os.path.lexists(path):
-        return []
-    return [name for name in os.listdir(path) if name != ".gitignore"]
+def root_entries(path: str) -> list[str]:
+    """What is in a root, but for the file that keeps an empty alpine-fs in git. Raises Failure."""
+    try:
+        return [name for name in os.listdir(path) if name != ".gitignore"]
+    except OSError as error:
+        way_out = "; pull makes one" if error.errno == errno.ENOENT else ""
+        raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
 
 
 def pull(words: list[str]) -> int:
@@ -1817,21 +1806,19 @@ def pull(words: list[str]) -> int:
     options, sources = parse(words, PULL_OPTIONS)
     if len(sources) > 1 or sources and options.busybox:
         raise Usage("one FILE or URL at the most")
-    path = os.path.abspath(options.rootfs or default_root())
+    path = root_of(options)
     if os.path.isdir(path) and root_entries(path) and not options.force:
         raise Failure(f"{path} is not empty; --force replaces it")
     if options.busybox:
         replace_root(path, fill_from_busybox)
-    elif sources:
-        replace_root(path, lambda root: unpack(sources[0], options.sha256, root))
     else:
-        replace_root(path, lambda root: unpack(*alpine(), root))
+        source = (sources[0], options.sha256) if sources else alpine()
+        replace_root(path, lambda root: unpack(*source, root))
     return 0
 
 
 def pull_or_busybox(path: str) -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
-    path = os.path.abspath(path)
     try:
         replace_root(path, lambda root: unpack(*alpine(), root))
     except NoNetwork as failure:
@@ -1875,17 +1862,12 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
             raise Failure("there is nothing in it")
         os.chmod(root, 0o755)
         os.makedirs(path, exist_ok=True)
-        keep_in_git(path, root)
+        kept = read_if_there(f"{path}/.gitignore")
+        if kept and not os.path.lexists(f"{root}/.gitignore"):  # nor is a link of its followed
+            write(f"{root}/.gitignore", f"{kept}\n")
         do(renameat2, AT_FDCWD, root, AT_FDCWD, path, RENAME_EXCHANGE)
     finally:
         shutil.rmtree(temporary)
-
-
-def keep_in_git(old: str, new: str) -> None:
-    """Let the new root have the old one's .gitignore, without following a link of its own."""
-    text = read_if_there(f"{old}/.gitignore")
-    if text and not os.path.lexists(f"{new}/.gitignore"):
-        write(f"{new}/.gitignore", f"{text}\n")
 
 
 def unpack(source: str, sha256: str, root: str) -> None:
@@ -1972,9 +1954,8 @@ def fill_from_busybox(root: str) -> None:
         raise Failure("there is no static busybox; apt install busybox-static")
     for folder in ("bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "var/tmp"):
         os.makedirs(f"{root}/{folder}")
-    os.chmod(f"{root}/root", 0o700)
-    os.chmod(f"{root}/tmp", 0o1777)
-    os.chmod(f"{root}/var/tmp", 0o1777)
+        os.chmod(f"{root}/{folder}", 0o700 if folder == "root" else 0o1777 if "tmp" in folder
+                 else 0o755)
     shutil.copy(busybox, f"{root}/bin/busybox")
     for applet in spawn(busybox, "--list-full").split():
         if applet != "bin/busybox":
@@ -2019,18 +2000,14 @@ class Lesson:
         import re
         import textwrap
 
-        self.wrap, self.pages = textwrap.wrap, re.compile(r"[a-z_]+\(\d\)").findall
+        self.wrap, self.pages = textwrap.wrap, re.compile(r"[\w-]+\(\d\)").findall
         self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
         self.screen = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
         self.keyboard = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)  # and 0's
-        self.pid = next(line.split()[1] for line in lines_of("/proc/self/status")
-                        if line.startswith("NSpid"))  # as the host sees it
+        self.pid = status_of("self", "NSpid")[0].split()[1]  # as the host sees it
         self.since = time.monotonic()
         self.colour = os.isatty(2) and "NO_COLOR" not in os.environ
-        try:
-            columns = os.get_terminal_size(2).columns
-        except OSError:
-            columns = 80
+        columns = os.get_terminal_size(2).columns if os.isatty(2) else 80
         self.half = (min(120, max(80, columns)) - 2) // 2
         self.lines: list[str] = []  # of the present step: written at once, three may tell
         self.calls: list[str] = []
@@ -2042,7 +2019,7 @@ class Lesson:
     def before(self, step: Callable[..., Any]) -> None:
         """Announce a step, and with --explain=step wait for Enter."""
         doc = (step.__doc__ or "").split("\n")
-        pages = " ".join(dict.fromkeys(self.pages("\n".join(doc))))
+        pages = " ".join(dict.fromkeys(self.pages(" ".join(doc[1:]))))
         self.lines, self.calls, self.since = [], [], time.monotonic()
         self.tell(f"{'middle: ' * (self.side == 'middle')}{step.__name__}", "1")
         self.tell(f"{doc[0]} {pages}".strip(), "", "  ")
@@ -2069,32 +2046,33 @@ class Lesson:
     def call(self, name: str, arguments: tuple[Any, ...], path: str = "") -> bool:
         """Tell a system call. Returns whether it is to be made."""
         self.calls.append(name)
-        if path:  # what a descriptor stands for says more than how it is spelled
-            arguments = (arguments[0], path)
+        if path:  # what a descriptor stands for says more than its number
+            arguments = (path, *(word for word in arguments[1:] if word != ""))
         if self.calls.count(name) <= 4:
-            words = ", ".join(self.word(name, at, word) for at, word in enumerate(arguments))
+            words = ", ".join(self.word(name, word) for word in arguments)
             self.tell(f"{name}({words})", "36", "  ")
-        if name in ("execv", "execve"):
+        if name.startswith("exec"):
             self.flush()
         return not self.plan or name == "fork"
 
-    def word(self, call: str, at: int, word: Any) -> str:
+    def word(self, call: str, word: Any) -> str:
         """An argument as a manual page would write it: flags by their names."""
-        position, prefix = FLAGS.get(call, (-1, ""))
-        if call == "mount_setattr" and isinstance(word, bytes):
-            word, position, prefix = int.from_bytes(word[:8], sys.byteorder), at, "MOUNT_ATTR_"
-        names = {name: value for name, value in globals().items() if name.startswith(prefix)}
-        if at == position and isinstance(word, int):
-            flags = [name for name, value in names.items() if value == word]
-            flags = flags or [name for name, value in names.items() if value & word]
-            return " | ".join(flags) or str(word)
-        if isinstance(word, (list, tuple)):
+        if isinstance(word, str) or word == AT_FDCWD:
+            return word or '""' if isinstance(word, str) else "AT_FDCWD"
+        if isinstance(word, list):
             return f"[{', '.join(str(item) for item in word if len(str(item)) < 40)}]"
         if isinstance(word, bytes):
             return repr(word)[1:] if word.isdigit() else f"{len(word)} bytes"
-        if word is None or isinstance(word, (int, str)):
-            return "NULL" if word is None else "AT_FDCWD" if word == AT_FDCWD else str(word)
-        return "environment" if isinstance(word, dict) else "program"
+        if isinstance(word, dict) or word is None:
+            return "environment" if word else "NULL"
+        if not isinstance(word, int):
+            return "program"
+        prefix = FLAGS.get(call, "?")
+        named = {name: value for name, value in {**vars(os), **globals()}.items()
+                 if name.startswith(prefix) and isinstance(value, int) and value > 0}
+        exact = [name for name, value in named.items() if value == word]
+        flags = [name for name, value in named.items() if value == value & word]
+        return " | ".join(exact[:1] or flags) or str(word)
 
     def message(self, text: str) -> None:
         """A message on the socketpair, as an arrow across."""
@@ -2120,16 +2098,12 @@ class Lesson:
         """Some lines on this process's own side."""
         for line in self.wrap(text, self.half - 1, initial_indent=indent,
                               subsequent_indent=" " * len(indent)):
-            if self.side == "container":
-                self.both("", line, style)
-            else:
-                self.both(line, "", style)
+            self.both(*(("", line) if self.side == "container" else (line, "")), style)
 
     def both(self, left: str, right: str, style: str = "") -> None:
         """One line of the picture."""
         on, off = (f"\033[{style}m", "\033[0m") if style and self.colour else ("", "")
-        line = f"{on}{left:{self.half}}{off}│ {on}{right}{off}"
-        self.lines.append(line.rstrip())
+        self.lines.append(f"{on}{left:{self.half}}{off}│ {on}{right}{off}".rstrip())
 
     def flush(self) -> None:
         """Write the present step's lines."""
@@ -2137,10 +2111,10 @@ class Lesson:
         self.lines = []
 
 
-FLAGS = {  # which argument of a system call is a name of ours, and how the name begins
-    "fcntl.ioctl": (1, "TIOC"), "ioctl": (1, "TIOC"), "mount": (3, "MS_"),
-    "open_tree": (2, "OPEN_TREE_CLONE"), "prctl": (0, "PR_"), "umount2": (1, "MNT_"),
-    "unshare": (0, "CLONE_NEW"), "keyctl": (0, "KEYCTL_"),
+FLAGS = {  # how the names of a system call's flags begin
+    "ioctl": "TIOC", "keyctl": "KEYCTL_", "mount": "MS_", "mount_setattr": "MOUNT_ATTR_",
+    "open": "O_", "open_tree": "OPEN_TREE_CLONE", "prctl": "PR_", "umount2": "MNT_",
+    "unshare": "CLONE_NEW",
 }
 
 
@@ -2149,12 +2123,12 @@ def inspect(words: list[str]) -> int:
 
     words: a PID, of any container's process. Raises Failure.
     """
-    if len(words) != 1 or not words[0].isdecimal():
+    if len(words) != 1 or not is_number(words[0]):
         raise Usage("inspect takes one PID")
     if not os.path.exists(f"/proc/{words[0]}/ns"):
         raise Failure(f"there is no process {words[0]}")
     here, there = kernel_view("self"), kernel_view(words[0])
-    wide = max(len(text) for text in here.values())
+    wide = max(map(len, here.values()))
     table = f"  {'':12} {'this process':{wide}} process {words[0]}\n"
     for name, text in here.items():
         mark = " " if there.get(name) == text else "*"
@@ -2163,32 +2137,25 @@ def inspect(words: list[str]) -> int:
     return 0
 
 
-LIMITS = {"pids": ("pids.max",), "memory": ("memory.max", "memory.limit_in_bytes")}
-
-
 def kernel_view(pid: str) -> dict[str, str]:
     """Namespaces, ids, root, capabilities, cgroup and limits of a process; proc(5).
 
     What may not be looked at is "?".
     """
-    view = {}
-    for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time"):
-        view[f"{name} ns"] = link_or_mark(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
+    view = {f"{name} ns": link_or_mark(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
+            for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")}
     status = dict(line.split(":", 1) for line in lines_of(f"/proc/{pid}/status") if ":" in line)
     for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
         view[name] = " ".join(status.get(name, "?").split())
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read_if_there(f"/proc/{pid}/{name}").split()) or "?"
     view["root"] = link_or_mark(f"/proc/{pid}/root")
-    found = controllers()
-    for name, files in LIMITS.items():
-        version, top = found.get(name, (0, ""))
-        for line in lines_of(f"/proc/{pid}/cgroup"):
-            _, names, path = line.split(":", 2) if line.count(":") > 1 else ("", "-", "")
-            if name in names.split(",") or version == 2 and not names:
-                view[f"{name} cgroup"] = path
-                limits = [read_if_there(f"{top}{path}/{file}") for file in files]
-                view[f"{name} limit"] = "".join(limits) or "none"
+    for controller, (version, top) in controllers().items():
+        if controller in ("pids", "memory"):
+            path = cgroup_of(pid, controller if version == 1 else "")
+            file = LIMIT_FILES[controller, version][0][0]
+            view[f"{controller} cgroup"] = path
+            view[f"{controller} limit"] = read_if_there(f"{top}{path}/{file}") or "none"
     return view
 
 
@@ -2200,27 +2167,33 @@ def link_or_mark(path: str) -> str:
         return "?"
 
 
+def status_of(pid: str | int, *names: str) -> list[str]:
+    """Lines of /proc/PID/status, proc(5)."""
+    return [" ".join(line.split()) for line in lines_of(f"/proc/{pid}/status")
+            if line.startswith(names)]
+
+
 def tell_mounts(inside: Inside) -> list[str]:
     """The mount table, read through the new proc before and after it is attached."""
     proc = next(fd for name, fd in inside.given if name == "proc")
-    with open(os.open("self/mountinfo", os.O_RDONLY, dir_fd=proc)) as file:
-        lines = file.read().splitlines()
+    lines = read("self/mountinfo", proc).split("\n")
     root = [line.split(" - ")[1].split()[:2] for line in lines if line.split()[4] == "/"][-1]
     return [f"mountinfo: {len(lines)} mounts; / is {' '.join(root)}"]
 
 
-def tell_status(*names: str) -> Callable[[Any], list[str]]:
-    """Lines of /proc/self/status."""
-    return lambda _: [" ".join(line.split()) for line in lines_of("/proc/self/status")
-                      if line.startswith(names)]
-
-
 def tell_limits(host: Host) -> list[str]:
     """The leaf's limits and the prepared ones above it, as read back."""
-    files = ("pids.max", "memory.max", "memory.limit_in_bytes", "cpu.max", "cpu.cfs_quota_us")
     return [f"{each.name}{leaf} {file}: {each.text(file, folder)}" for each in host.cgroups
+            for controller in each.controllers for file, _ in LIMIT_FILES[controller, each.version]
             for leaf, folder in (("", each.parent), (f"/{host.leaf}", each.leaf))
-            for file in files if each.text(file, folder)]
+            if each.text(file, folder)]
+
+
+def tell_usage(host: Host) -> list[str]:
+    """What the container took, as its cgroup has counted it."""
+    return [f"{file}: {' '.join(each.text(file).split())}" for each in host.cgroups
+            for file in ("pids.peak", "pids.events", "memory.peak", "memory.max_usage_in_bytes",
+                         "memory.events", "memory.oom_control") if each.text(file)]
 
 
 def tell_end(host: Host) -> list[str]:
@@ -2228,27 +2201,24 @@ def tell_end(host: Host) -> list[str]:
     import resource
 
     code, usage = host.exit_code, resource.getrusage(resource.RUSAGE_CHILDREN)
-    how = f"ended by signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
-    return [how, f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
-            f"largest process {usage.ru_maxrss >> 10} MB"] + [
-        f"{file}: {' '.join(each.text(file).split())}" for each in host.cgroups
-        for file in ("pids.peak", "pids.events", "memory.peak", "memory.max_usage_in_bytes",
-                     "memory.events", "memory.oom_control") if each.text(file)]
+    return [f"ended by signal {code - 128}" if 128 < code < 193 else f"exit code {code}",
+            f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
+            f"largest process {usage.ru_maxrss >> 10} MB"]
 
 
 KERNEL_SAYS: dict[str, Callable[[Any], list[str]]] = {
     "make_leaf": tell_limits,
-    "meet_pid_1": lambda host: [line for line in lines_of(f"/proc/{host.pid_1}/status")
-                                if line.startswith("NSpid")],
+    "meet_pid_1": lambda host: status_of(host.pid_1, "NSpid"),
     "map_ids": lambda host: [f"{name}: {' '.join(read(f'/proc/{host.pid_1}/{name}').split())}"
                              for name in ("uid_map", "gid_map")],
-    "report_limits": tell_end,
-    "become_root": tell_status("Uid", "Gid"),
+    "report_limits": tell_usage,
+    "dismiss_guard": tell_end,
+    "become_root": lambda _: status_of("self", "Uid", "Gid"),
     "set_hostname": lambda _: [f"uname: {os.uname().nodename}"],
     "fetch_from_host": tell_mounts,
     "enter_root": tell_mounts,
-    "drop_privileges": tell_status("CapEff", "CapBnd", "NoNewPrivs"),
-    "close_system_calls": tell_status("Seccomp"),
+    "drop_privileges": lambda _: status_of("self", "CapEff", "CapBnd", "NoNewPrivs"),
+    "close_system_calls": lambda _: status_of("self", "Seccomp"),
 }
 
 
@@ -2333,6 +2303,15 @@ class Usage(Failure):
 
 class Help(Exception):
     """Somebody asked for --help."""
+
+
+def as_failure(error: Exception) -> Failure:
+    """Any error as one of ours: one line, never a traceback."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, OSError):
+        return Failure(f"{error.filename or 'internal error'}: {error.strerror}")
+    return Failure(f"internal error: {error!r}")  # a defect of this file
 
 
 def say(text: str, usage: str = "") -> None:
@@ -2422,19 +2401,19 @@ def lock(path: str, folder: int | None = None) -> int:
     return fd
 
 
-def read(path: str) -> str:
-    """A small file's text, without the line end."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def read(path: str, folder: int | None = None) -> str:
+    """A small file's text, without the line end. folder: what path is relative to."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.fsdecode(os.read(fd, 1 << 20)).strip()
     finally:
         os.close(fd)
 
 
-def read_if_there(path: str) -> str:
+def read_if_there(path: str, folder: int | None = None) -> str:
     """read(), empty if there is no such file; other errors are errors."""
     try:
-        return read(path)
+        return read(path, folder)
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return ""
 
@@ -2449,7 +2428,8 @@ def mode_of(path: str) -> int:
 
 def lines_of(path: str) -> list[str]:
     """The lines of a file, none if it is not there."""
-    return read_if_there(path).split("\n")
+    text = read_if_there(path)
+    return text.split("\n") if text else []
 
 
 def write(path: str, text: str) -> None:
@@ -2491,21 +2471,22 @@ def spawn(*command: str) -> str:
 def subordinate_ids(path: str) -> int:
     """The first of at least 65536 ids that belong to the caller (before sudo) or to root; 0: none.
 
-    path: /etc/subuid or /etc/subgid; subuid(5).
+    path: /etc/subuid or /etc/subgid; subuid(5). A range may be given to a name or to a number.
     """
     import pwd
 
+    uid = os.geteuid()
+    owners = [str(uid)]
     try:
-        own = pwd.getpwuid(os.geteuid()).pw_name
+        owners.insert(0, pwd.getpwuid(uid).pw_name)
     except KeyError:
-        own = str(os.geteuid())
-    users = [os.environ.get("SUDO_USER", own), own] if own == "root" else [own]
-    for name in [*users, str(os.geteuid())]:  # a range may be given by number too
-        for line in lines_of(path):
-            owner, _, rest = line.partition(":")
-            first, _, count = rest.partition(":")
-            numbers = first.isdecimal() and count.isdecimal()
-            if owner == name and numbers and int(first) > 0 and int(count) >= IDS:
+        pass  # an id without a name
+    if uid == 0 and "SUDO_USER" in os.environ:
+        owners.insert(0, os.environ["SUDO_USER"])
+    ranges = [line.split(":") for line in lines_of(path)]
+    for owner in owners:
+        for name, first, count in (each for each in ranges if len(each) == 3):
+            if name == owner and is_number(first + count) and int(first) > 0 and int(count) >= IDS:
                 return int(first)
     return 0
 
@@ -2517,9 +2498,8 @@ def read_signal(signals: int) -> int:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal, or waits for it; proc(5), SigCgt, SigBlk."""
-    masks = [int(line.split()[1], 16) for line in lines_of(f"/proc/{pid}/status")
-             if line.startswith(("SigCgt:", "SigBlk:"))]
-    return any(mask >> number - 1 & 1 for mask in masks)
+    return any(int(line.split()[1], 16) >> number - 1 & 1
+               for line in status_of(pid, "SigCgt:", "SigBlk:"))
 
 
 def exit_code(status: int) -> int:
@@ -2547,15 +2527,6 @@ def kept_capabilities(options: Options) -> dict[str, int]:
             if number <= last and keeps(options, name)}
 
 
-def capability_sets(numbers: Iterable[int], inheritable: bool) -> tuple[bytes, bytes]:
-    """Header and data of capset(2): these are effective and permitted, and perhaps inheritable."""
-    mask = sum(1 << number for number in numbers)
-    halves = [part.to_bytes(4, sys.byteorder) for part in (mask & 0xFFFFFFFF, mask >> 32)]
-    third = 3 if inheritable else 2
-    return (CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4),
-            b"".join((half * third).ljust(12, b"\0") for half in halves))
-
-
 def prctl_folder() -> str:
     """Where python-prctl is, for the child, which starts without `site`. Raises Failure."""
     for folder in sys.path:
@@ -2572,16 +2543,12 @@ class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
-class Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "i"
+class UnsignedShort(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "H"
 
 
 class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
-
-
-class UnsignedShort(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "H"
 
 
 class FilterProgram(_ctypes.Structure):
@@ -2591,13 +2558,9 @@ class FilterProgram(_ctypes.Structure):
 
 
 class CFunction(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = Int
+    """A function that returns an int, as most do."""
 
-
-class CLongFunction(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = Long
 
 
 def c_function(name: str, library: int = 0, check: bool = True) -> Callable[..., int]:
@@ -2607,9 +2570,9 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
     are errors, -1 with errno as in libc, or -errno as in libseccomp. Raises OSError.
     (`import ctypes` would give the same; it takes 3 ms at each of the two starts.)
     """
-    # Read as a long, an int's -1 would be 4294967295, and an error a success.
-    kind = CLongFunction if name in ("syscall", "seccomp_init") else CFunction
-    function = kind(_ctypes.dlsym(library or LIBC, name))
+    function = CFunction(_ctypes.dlsym(library or LIBC, name))
+    if name == "seccomp_init":
+        function.restype = Long  # a pointer
 
     def call(*arguments: Any) -> int:
         converted = [Long(word) if isinstance(word, int) else
@@ -2626,31 +2589,45 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
 
 LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
 mount, umount2, pivot_root = c_function("mount"), c_function("umount2"), c_function("pivot_root")
-capset = c_function("capset")
 signalfd, personality = c_function("signalfd"), c_function("personality")
 renameat2, libc_prctl, syscall = c_function("renameat2"), c_function("prctl"), c_function("syscall")
 unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it from 3.12 on
 
 
-def keyctl(*arguments: Any) -> int:
+def struct(size: int, *numbers: int) -> bytes:
+    """Numbers as C lays them out, each in so many bytes."""
+    return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
+
+
+def capset(held: int, inheritable: int) -> int:
+    """capset(2) of this process: which are effective and permitted, and which inheritable."""
+    halves = [part & 0xFFFFFFFF for shift in (0, 32)
+              for part in (held >> shift, held >> shift, inheritable >> shift)]
+    return libc_capset(struct(4, CAPABILITY_VERSION_3, 0), struct(4, *halves))
+
+
+libc_capset = c_function("capset")
+
+
+def keyctl(operation: int, name: str | None) -> int:
     """keyctl(2); the C library has no function for it."""
-    return syscall(250 if os.uname().machine == "x86_64" else 219, *arguments)
+    return syscall(250 if os.uname().machine == "x86_64" else 219, operation, name)
 
 
 # glibc has these three from 2.36 on; the numbers are the same on every architecture.
-def open_tree(*arguments: Any) -> int:
+def open_tree(folder: int, path: str, flags: int) -> int:
     """open_tree(2)."""
-    return syscall(428, *arguments)
+    return syscall(428, folder, path, flags)
 
 
-def move_mount(*arguments: Any) -> int:
+def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> int:
     """move_mount(2)."""
-    return syscall(429, *arguments)
+    return syscall(429, from_fd, from_path, to_fd, to_path, flags)
 
 
-def mount_setattr(*arguments: Any) -> int:
-    """mount_setattr(2)."""
-    return syscall(442, *arguments)
+def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: int = 0) -> int:
+    """mount_setattr(2), with private propagation: what is mounted below is nobody else's."""
+    return syscall(442, folder, path, flags, struct(8, attributes, 0, MS_PRIVATE, idmap), 32)
 
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -2660,7 +2637,7 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 1 << 17, 1 << 25, 1 <
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 28, 1 << 29, 1 << 30
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
 MNT_DETACH = 2
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP, MOUNT_ATTR_SIZE = 1, 4, 1 << 20, 32
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 1 << 20
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 RENAME_EXCHANGE = 2
@@ -2680,8 +2657,6 @@ FORWARDED = (*TERMINATING, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, _
 MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 16 << 20  # bytes; docker's, and child's interpreter's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-RUN_USAGE = "usage: go_container.py run [OPTIONS] COMMAND [ARG...]\n"
-PULL_USAGE = "usage: go_container.py pull [OPTIONS] [FILE|URL]\n"
 
 
 def command_of(words: list[str]) -> int:
@@ -2690,7 +2665,7 @@ def command_of(words: list[str]) -> int:
     try:
         if words[:1] in (["--help"], ["-h"], ["help"]):
             raise Help
-        if words[:1] == [] or words[0] not in commands:
+        if not words or words[0] not in commands:
             raise Usage("a command is missing: run, pull, spec or inspect")
         return commands[words[0]](words[1:])
     except Help:
@@ -2698,21 +2673,23 @@ def command_of(words: list[str]) -> int:
         return 0
 
 
+def usage_of(command: str = "run") -> str:
+    """Its line in HELP; run's for what is no command."""
+    lines = {line[7:].split()[1]: line[7:] for line in HELP.split("\n")[:4]}
+    return f"usage: {lines.get(command, lines['run'])}\n"
+
+
 def main() -> NoReturn:
     """End with the exit code of what the command line says, never with a traceback."""
-    code, words = 125, sys.argv[1:]
+    words = sys.argv[1:]
     try:
         code = command_of(words)
-    except Usage as usage:
-        say(str(usage), PULL_USAGE if words[:1] == ["pull"] else RUN_USAGE)
-    except Failure as failure:
+    except Exception as error:
+        failure = as_failure(error)
         if str(failure):  # it has none when a signal ended run
-            say(str(failure))
+            usage = isinstance(failure, Usage) and usage_of(*words[:1])
+            say(str(failure), usage or "")
         code = failure.code
-    except OSError as error:
-        say(f"{error.filename or 'internal error'}: {error.strerror}")
-    except Exception as error:  # a defect of this file; still one line
-        say(f"internal error: {error!r}")
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 
 
