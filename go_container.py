@@ -109,47 +109,54 @@ usage: go_container.py run [OPTIONS] COMMAND [ARG...]
        go_container.py spec [OPTIONS] COMMAND [ARG...]
        go_container.py inspect PID
 
-run: start COMMAND in a container, as docker run does, and end with its exit code
+run: start COMMAND in a container, as docker run does; end with its exit code
       --explain[=step]       tell what happens while it happens, or step by step
-  -e, --env K=V|K            set a variable (K alone: to the value that it has here)
+  -e, --env K=V|K            set a variable (K alone: to the value it has here)
   -h, --hostname NAME        the name inside (default: container)
-      --init                 a small PID 1 that forwards signals and reaps orphans
-  -i, --interactive          without -t: no terminal; standard input is always handed on
+      --init                 a small PID 1: forwards signals and reaps orphans
+  -i, --interactive          without -t: no terminal; standard input is always
+                             handed on
       --network host|none    the host's network, or an empty one (default: host)
       --plan                 only tell what would happen
       --read-only            a root that cannot be written to
-      --rootfs DIR           the root (default: alpine-fs here, else beside this file)
-      --stop-timeout SECS    from a signal that PID 1 ignores to its end (default: 10)
-  -t, --tty                  a terminal of its own (if stdin and stdout are terminals: always)
-  -u, --user USER[:GROUP]    numbers, or names from the root's /etc/passwd and /etc/group
+      --rm                   as in docker; here nothing is ever left behind
+      --rootfs DIR           the root (default: alpine-fs here, else beside this
+                             file)
+      --stop-timeout SECS    from a signal that PID 1 ignores to its end
+                             (default: 10)
+  -t, --tty                  a terminal of its own (if standard input and output
+                             are terminals: always)
+  -u, --user USER[:GROUP]    numbers, or names of the root's /etc/passwd, group
   -v, --volume SRC:DST[:ro]  show SRC of the host as DST inside
   -w, --workdir DIR          where the command starts (default: /)
 
 limits, within those that cgroup.sh gave to all containers together:
-      --cgroup-parent NAME   what cgroup.sh prepared (default: demo); none: no limits at all
+      --cgroup-parent NAME   what cgroup.sh prepared (default: demo); none: no
+                             limits at all
       --cpus N               processors, such as 0.5
   -m, --memory SIZE          bytes, or with b, k, m, g
       --pids-limit N         processes
 
 walls, and doors in them:
-      --cap-add CAP, --cap-drop CAP      to or from Docker's fourteen capabilities; ALL
+      --cap-add CAP, --cap-drop CAP      to or from Docker's fourteen; ALL
       --security-opt seccomp=unconfined  every system call
       --userns host-root                 root inside is root outside
 
-pull: fill alpine-fs, by default with Alpine Linux, checked against its SHA-256
-      --busybox              with the host's static busybox instead, without any network
+pull: fill alpine-fs, by default with Alpine Linux, its SHA-256 checked
+      --busybox              with the host's static busybox, without any network
       --force                replace what is there
       --rootfs DIR           fill DIR instead
       --sha256 HEX           what FILE or URL must hash to
 
-spec: print the OCI config.json of what run would start, for runc, podman, Slurm and others
-      --bundle DIR           make a bundle, DIR/config.json, with the root by its path
-      --copy                 and with a copy of the root, owned by the ids outside
+spec: print the OCI config.json of what run would start, for runc, podman, Slurm
+      --bundle DIR           make a bundle DIR, with the root by its path
+      --copy                 and a copy of the root, owned by the ids outside
 
-inspect: what the kernel says of process PID, beside what it says of you; * marks differences
+inspect: what the kernel says of process PID and of you; * marks differences
 
-exit code: the command's own; 128+N if signal N ended it; 127 if it was not found and 126 if it
-cannot be run; 125 if there was no container, and a line on standard error says why
+exit code: the command's own; 128+N if signal N ended it; 127 if it was not
+found and 126 if it cannot be run; 125 if there was no container, and a line on
+standard error says why
 """
 
 # ── The stories ──────────────────────────────────────────────────────────────────────────────
@@ -162,7 +169,7 @@ def run(words: list[str]) -> int:
     Raises Failure when there is no container, with nothing of one left.
     """
     host = Host(words)
-    close_inherited()
+    perform(host, close_inherited)
     begin_lesson("host", host.options)
     try:
         perform(
@@ -195,6 +202,7 @@ def middle(host: Host) -> NoReturn:
     """Between the sides: enter new namespaces, fork their first process, stay as its guard."""
     begin_lesson("middle", host.options)
     perform_or_tell(host, unshare_namespaces, keep_capabilities, fork_pid_1)
+    hand_over_code(host)
     os._exit(guard(host))
 
 
@@ -252,6 +260,8 @@ def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
         perform(side, *steps)
     except Exception as error:
         failure = as_failure(error)
+        if lesson:
+            lesson.drop_baton()
         send(side.socket, f"failed {failure.code} {failure}")
         os._exit(125)
 
@@ -265,6 +275,7 @@ class Host:
     middle = 0  # pid, until it is reaped
     pid_1 = 0  # as the host sees it
     pid_1_fd = -1  # pidfd
+    code = -1  # a pipe to PID 1
     filter = -1  # memfd with the seccomp program
     leaf = ""
     executing = False  # the command, as far as is known: signals are its own now
@@ -285,6 +296,7 @@ class Inside:
 
     ids = 1  # how many there are inside
     user, group, groups, home = 0, 0, [0], "/root"
+    capabilities = 0  # that are effective at the end, a bit each
 
     def __init__(self, socket: _socket.socket, words: list[str]) -> None:
         self.socket = socket
@@ -301,7 +313,7 @@ class Inside:
 # ── run's steps, on the host side ────────────────────────────────────────────────────────────
 
 
-def close_inherited() -> None:
+def close_inherited(_: Host) -> None:
     """Close what the caller left open: the guard would keep it open while the container lives.
 
     0, 1 and 2 must exist: otherwise the next file that we open becomes the command's output.
@@ -327,10 +339,10 @@ def hold_signals(host: Host) -> None:
 
 def find_root(host: Host) -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
-    if planning():
-        return
     path = root_of(host.options)
     if not host.options.rootfs and not (os.path.lexists(path) and root_entries(path)):
+        if planning():
+            return
         pull_or_busybox(path)
     if not root_entries(path):
         raise Failure(f"the root {path} is empty; pull --rootfs {path} fills it")
@@ -498,7 +510,8 @@ def await_exec(host: Host) -> None:
 
 def supervise(host: Host) -> None:
     """Forward signals, relay the terminal, and wait for the end of PID 1, and so of all inside."""
-    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN}
+    guard_fd = os.pidfd_open(host.middle)
+    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN, guard_fd: POLLIN}
     deadline, relay = 0.0, host.relay
     for number in host.kept:
         deadline = pass_on(host, number, deadline)
@@ -506,6 +519,9 @@ def supervise(host: Host) -> None:
         happened = wait(watched | (relay.wanted() if relay else {}), deadline)
         if host.pid_1_fd in happened:
             del watched[host.pid_1_fd]
+        if guard_fd in happened:  # it was killed, and a parent-death signal may have been cleared
+            forward(host, _signal.SIGKILL)
+            del watched[guard_fd]
         if host.signals in happened:
             deadline = pass_on(host, read_signal(host.signals), deadline)
         if relay and not relay.move(happened):  # the caller's terminal is gone
@@ -515,6 +531,8 @@ def supervise(host: Host) -> None:
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
             deadline += 1
+    if host.terminal:
+        restore(host.terminal)  # before anything is reported on it
 
 
 def pass_on(host: Host, number: int, deadline: float) -> float:
@@ -538,10 +556,12 @@ def forward(host: Host, number: int) -> None:
 
 
 def report_limits(host: Host) -> None:
-    """Say which limit was hit, as the kernel counted it: 137 alone explains nothing."""
-    for cgroup in host.cgroups:
-        for line in cgroup.events():
+    """Say which limit was hit, if any, as the kernel counted it: exit code 137 does not tell."""
+    try:
+        for line in [line for cgroup in host.cgroups for line in cgroup.events()]:
             say(line)
+    except OSError as error:  # the exit code is the command's all the same
+        say(f"whether a limit was hit is not known: {error.strerror}")
 
 
 def dismiss_guard(host: Host) -> None:
@@ -549,14 +569,14 @@ def dismiss_guard(host: Host) -> None:
 
     So does our own death, at any moment: there is one way to end, and nothing to hand over.
     """
+    middle, host.middle = host.middle, 0  # what fails here is not tried again
     host.socket.close()  # whoever still waits for a message sees its end
     os.close(host.alive)
-    host.exit_code = exit_code(os.waitpid(host.middle, 0)[1])
-    host.middle = 0
+    host.exit_code = exit_code(os.waitpid(middle, 0)[1])
 
 
 def tidy_up(host: Host) -> None:
-    """The caller's terminal as it was, and no leaf. The guard does it; run too, if that died."""
+    """The caller's terminal as it was, and no leaf. The guard does it, and run, if that died."""
     if host.terminal:
         restore(host.terminal)
     remove_leaves(host.cgroups, host.leaf)
@@ -591,15 +611,12 @@ def keep_capabilities(host: Host) -> None:
 def fork_pid_1(host: Host) -> None:
     """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
-    With -I and -S Python takes nothing from the environment and skips `site` (4 ms).
-    `child` runs the code that run has compiled already, which comes through a pipe while its
-    interpreter starts: compiling it again would take 10 µs a line.
+    With -I and -S Python takes nothing from the environment and skips `site` (4 ms); it gets
+    only the variables that -e names, since with --init the command can come to see them.
+    `child` runs the code that run has compiled already, and gets through a pipe.
     """
-    import marshal
-
-    code, source = os.pipe()
-    start = (f"import sys, marshal; sys.path.append({prctl_folder()!r}); exec(marshal.load(open(4, "
-             f"'rb')), {{'__name__': '__main__', '__file__': {os.path.abspath(__file__)!r}}})")
+    code, host.code = os.pipe()
+    start = BOOTSTRAP.format(prctl_folder(), os.path.abspath(__file__))
     host.pid_1 = do(os.fork)
     if host.pid_1 == 0:
         begin_lesson("container", host.options)
@@ -607,17 +624,36 @@ def fork_pid_1(host: Host) -> None:
         os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
         os.dup2(code, 4)
         python = [sys.executable, "-I", "-S", "-c", start, "child"]
-        do(os.execv, sys.executable, python + host.words)
-        child(host.words)  # --plan came back from execv
+        names = {name for name, _ in host.options.env} | {"LD_LIBRARY_PATH", "NO_COLOR"}
+        given = {name: value for name, value in os.environ.items() if name in names}
+        do(os.execve, sys.executable, python + host.words, given)
+        child(host.words)  # --plan came back from execve
     host.pid_1_fd = os.pidfd_open(host.pid_1)
     send(host.socket, f"forked {host.pid_1}", host.pid_1_fd)
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
     os.close(code)
+
+
+BOOTSTRAP = """\
+import sys, marshal, posix
+sys.path.append({!r})
+try:
+    exec(marshal.load(open(4, "rb")), {{"__name__": "__main__", "__file__": {!r}}})
+except BaseException as error:  # no traceback: run says it, if it is still there
+    sys.stderr = None
+    posix.write(3, b"failed 125 child: %a" % error)
+"""
+
+
+def hand_over_code(host: Host) -> None:
+    """This file for `child`, while its interpreter starts: compiled again, it takes 20 ms."""
+    import marshal
+
     try:
-        os.write(source, marshal.dumps(CODE))
+        os.write(host.code, marshal.dumps(CODE))
     except BrokenPipeError:
         pass  # PID 1 has ended; run sees that
-    os.close(source)
+    os.close(host.code)
 
 
 def guard(host: Host) -> int:
@@ -651,6 +687,8 @@ def receive_go(inside: Inside) -> None:
 
     import prctl  # noqa: F401
 
+    if lesson:
+        lesson.drop_baton()
     text, descriptors = receive(inside.socket)
     if not text.startswith("go"):
         os._exit(125)
@@ -852,7 +890,8 @@ def drop_privileges(inside: Inside) -> None:
     do(capset, (2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
     change_user(inside.user, inside.group, inside.groups)
     if inside.user == 0:  # another user has lost all by now
-        do(capset, sum(1 << number for number in kept), 0)
+        inside.capabilities = sum(1 << number for number in kept)
+        do(capset, inside.capabilities, 0)
     do(prctl.set_no_new_privs, 1)
     do(prctl.set_dumpable, 0)  # nobody inside looks into this interpreter, nor at its /proc/1/exe
 
@@ -885,15 +924,20 @@ def start_init(inside: Inside) -> None:
     """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child."""
     if not inside.options.init:
         return
+    import prctl
+
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-    pid = os.fork()
+    pid = do(os.fork)
     if pid == 0:
         os.setpgid(0, 0)
         if wants_terminal(inside.options):
             os.tcsetpgrp(0, os.getpid())  # the foreground; SIGTTOU is blocked
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         return
-    inside.socket.close()
+    do(capset, inside.capabilities & 1 << prctl.CAP_KILL, 0)  # all that it needs from now on
+    prctl.set_name("init")
+    forget_command_line()
+    os.closerange(3, 1 << 20)
     while True:
         number = _signal.sigwait(_signal.valid_signals())
         if number != _signal.SIGCHLD:
@@ -904,6 +948,17 @@ def start_init(inside: Inside) -> None:
                 os._exit(ended.si_status + 128 * (ended.si_code != os.CLD_EXITED))
 
 
+def forget_command_line() -> None:
+    """run's command line, which any user inside could read: /proc/1/cmdline, proc(5), arg_start.
+
+    (python-prctl's set_proctitle crashes in a program that was started with -c.)
+    """
+    fields = read("/proc/self/stat").rpartition(") ")[2].split()
+    begin, end = int(fields[45]), int(fields[46])
+    c_function("memset", check=False)(begin, 0, end - begin)
+    c_function("strcpy", check=False)(begin, "init")
+
+
 def exec_command(inside: Inside) -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
     environment = environment_for(inside.options, inside.home)
@@ -911,6 +966,7 @@ def exec_command(inside: Inside) -> None:
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
     send(inside.socket, "exec")
     if lesson:
+        lesson.drop_baton(for_good=True)
         receive(inside.socket)  # run has told everything by then
     for path in [folder + name for folder in folders if name]:
         try:
@@ -918,9 +974,11 @@ def exec_command(inside: Inside) -> None:
                 return
             os.execve(path, inside.command, environment)
         except OSError as error:  # as execvp(3): a better one may follow in PATH
+            if lesson:
+                lesson.tell(f"= {error.strerror}", "32", "  ")
             if "/" in name or os.path.lexists(path):
                 failure = why_not(path, error)
-    raise Failure(f"{name}: {failure}", failure.code)
+    raise Failure(f"{name or repr(name)}: {failure}", failure.code)
 
 
 def why_not(path: str, error: OSError) -> Failure:
@@ -957,6 +1015,7 @@ class Options:
     pids_limit = 0
     plan = False
     read_only = False
+    rm = False  # as if it were there always
     rootfs = ""
     security_opt = ""
     stop_timeout = 10.0  # seconds
@@ -1079,8 +1138,8 @@ RUN_OPTIONS = {  # name: how its value is read
     "cpus": a_processor_count, "env": a_variable, "explain": one_of("true", "step"),
     "hostname": a_hostname, "init": a_switch, "interactive": a_switch, "memory": a_size,
     "network": one_of("host", "none"), "pids-limit": a_process_count, "plan": a_switch,
-    "read-only": a_switch, "rootfs": a_text, "security-opt": one_of("seccomp=unconfined"),
-    "stop-timeout": a_decimal, "tty": a_switch,
+    "read-only": a_switch, "rm": a_switch, "rootfs": a_text,
+    "security-opt": one_of("seccomp=unconfined"), "stop-timeout": a_decimal, "tty": a_switch,
     "user": a_text, "userns": one_of("host-root"), "volume": a_volume, "workdir": a_path,
 }
 SPEC_OPTIONS = {"bundle": a_text, "copy": a_switch}
@@ -1262,7 +1321,7 @@ def clone_for(options: Options, idmap: int, recursive: bool) -> Iterator[tuple[s
 
 def shows_resolv_conf(options: Options) -> bool:
     """Whether the host's name servers are the container's: with its network, if it has any."""
-    return (options.network == "host" and os.path.exists(RESOLV_CONF)
+    return (options.network == "host" and is_there(RESOLV_CONF)
             and all(target != RESOLV_CONF for _, target, _ in options.volume))
 
 
@@ -1484,7 +1543,7 @@ def controllers() -> dict[str, tuple[int, str]]:
     for line in lines_of("/proc/self/mountinfo"):
         if " - cgroup" in line:
             top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
-            if os.path.exists(f"{top}/cgroup.procs"):  # else another mount hides this one
+            if is_there(f"{top}/cgroup.procs"):  # else another mount hides this one
                 v2 = kind == "cgroup2"
                 names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
                 found.update(dict.fromkeys(names, (1 + v2, top)))
@@ -1615,7 +1674,10 @@ def set_raw() -> None:
     import termios
     import tty
 
-    tty.setraw(0, termios.TCSADRAIN)
+    try:
+        tty.setraw(0, termios.TCSADRAIN)
+    except termios.error as error:
+        raise Failure(f"the terminal: {error.args[1]}") from None
 
 
 def restore(terminal: list[Any]) -> None:
@@ -1819,6 +1881,7 @@ def pull(words: list[str]) -> int:
 
 def pull_or_busybox(path: str) -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
+    say(f"{path} is empty: pulling Alpine Linux {ALPINE}")
     try:
         replace_root(path, lambda root: unpack(*alpine(), root))
     except NoNetwork as failure:
@@ -1919,7 +1982,8 @@ def download(url: str) -> BufferedRandom:
     except OSError as error:
         reason = getattr(error, "reason", error)
         kind = Failure if isinstance(reason, ssl.SSLError) else NoNetwork  # a lie is no silence
-        raise kind(f"{url} cannot be reached: {reason}") from None
+        words = getattr(reason, "strerror", None) or reason
+        raise kind(f"{url} cannot be reached: {words}; pull takes a FILE, too") from None
     if done < size:
         raise Failure(f"{url}: it ended after {done} of {size} bytes")
     file.seek(0)
@@ -1992,7 +2056,8 @@ class Lesson:
     """The stories while they happen, on standard error: host on the left, container on the right.
 
     A step is its name and the first line of its own docstring; below it the system calls that
-    it makes, with their arguments by name, and what the kernel says afterwards.
+    it makes, with their arguments by name, and what the kernel says afterwards. Three processes
+    tell; only the one that holds the baton goes on, so that steps come one after the other.
     """
 
     def __init__(self, side: str, options: Options) -> None:
@@ -2000,63 +2065,103 @@ class Lesson:
         import re
         import textwrap
 
-        self.wrap, self.pages = textwrap.wrap, re.compile(r"[\w-]+\(\d\)").findall
         self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
-        self.screen = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
-        self.keyboard = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10)  # and 0's
+        self.lockf, self.held = fcntl.lockf, False
+        if side == "host":
+            os.dup2(os.memfd_create("baton"), BATON)
+            if self.pausing:
+                self.open_keyboard()
+        self.namespaces = namespaces_of("self")  # before any is unshared
+        self.wrap, self.pages = textwrap.TextWrapper, re.compile(r"[\w-]+\(\d\)").findall
+        screen = 1 if self.plan else 2
+        self.screen = fcntl.fcntl(screen, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
         self.pid = status_of("self", "NSpid")[0].split()[1]  # as the host sees it
         self.since = time.monotonic()
-        self.colour = os.isatty(2) and "NO_COLOR" not in os.environ
-        columns = os.get_terminal_size(2).columns if os.isatty(2) else 80
+        self.colour = os.isatty(screen) and not os.environ.get("NO_COLOR")
+        columns = os.get_terminal_size(screen).columns if os.isatty(screen) else 80
         self.half = (min(120, max(80, columns)) - 2) // 2
-        self.lines: list[str] = []  # of the present step: written at once, three may tell
+        self.lines: list[str] = []  # of the present step: written at once
         self.calls: list[str] = []
         if side == "host":
-            self.both("HOST: run, middle", "CONTAINER: PID 1", "1")
+            self.both("HOST: run and the middle", "CONTAINER: PID 1", "1")
+            self.both("Read downwards: a step, why it is", "= is what the kernel says then.")
+            self.both("there, the system calls it makes.", "It is all a plan: nothing is done."
+                      if self.plan else "▶ and ◀ cross over to the other side.")
             self.both("─" * self.half, "─" * self.half)
             self.flush()
 
+    def open_keyboard(self) -> None:
+        """The caller's terminal, for all three; standard input is the command's."""
+        try:
+            os.dup2(os.open("/dev/tty", os.O_RDONLY), KEYBOARD)
+        except OSError as error:
+            raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
+
+    def take_baton(self) -> None:
+        """Wait for it, unless it is held already; who dies drops it (fcntl(2), F_SETLKW)."""
+        if not self.held:
+            self.lockf(BATON, 2)  # LOCK_EX
+            self.held = True
+
+    def drop_baton(self, for_good: bool = False) -> None:
+        """Let the others go on. for_good: if it is taken once more, exec drops it."""
+        self.lockf(BATON, 8)  # LOCK_UN
+        self.held = False
+        for fd in [BATON] + [KEYBOARD] * self.pausing if for_good else []:
+            os.set_inheritable(fd, False)
+
     def before(self, step: Callable[..., Any]) -> None:
         """Announce a step, and with --explain=step wait for Enter."""
+        self.take_baton()
         doc = (step.__doc__ or "").split("\n")
         pages = " ".join(dict.fromkeys(self.pages(" ".join(doc[1:]))))
-        self.lines, self.calls, self.since = [], [], time.monotonic()
+        self.lines, self.calls = [], []
         self.tell(f"{'middle: ' * (self.side == 'middle')}{step.__name__}", "1")
         self.tell(f"{doc[0]} {pages}".strip(), "", "  ")
         if self.pausing:
-            pid = self.pid
-            self.tell(f"[Enter] or look: lsns -p {pid}; ls -l /proc/{pid}/ns", "33", "  ")
+            look = LOOK.get(step.__name__, "ls -l /proc/{0}/ns").format(self.pid)
+            self.lines += [f"  look: sudo {look}", "  [Enter] goes on"]
             self.flush()
-            os.read(self.keyboard, 1)
+            os.read(KEYBOARD, 1)
+        self.since = time.monotonic()
 
     def after(self, step: Callable[..., Any], side: Any) -> None:
         """Tell a step that did something: its calls, and what the kernel says now."""
+        self.take_baton()
         took = (time.monotonic() - self.since) * 1000
         says = [] if self.plan else KERNEL_SAYS.get(step.__name__, lambda _: [])(side)
         for name in dict.fromkeys(self.calls):
-            if self.calls.count(name) > 4:
-                self.tell(f"… {name} {self.calls.count(name) - 4} times more", "36", "  ")
+            if self.calls.count(name) > SHOWN:
+                self.tell(f"… {name}: {self.calls.count(name) - SHOWN} more", "36", "  ")
         for line in says:
             self.tell(line, "32", "  = ")
         if self.calls or says:
-            self.tell(f"({took:.2f} ms)", "2", "  ")
+            if not self.plan:
+                self.tell(f"({took:.2f} ms)", "2", "  ")
             self.flush()
         self.lines = []
+        self.drop_baton()
 
     def call(self, name: str, arguments: tuple[Any, ...], path: str = "") -> bool:
         """Tell a system call. Returns whether it is to be made."""
         self.calls.append(name)
+        prefixes = FLAGS.get(name, ()) + ("",) * len(arguments)
+        words = [self.word(word, prefix) for word, prefix in zip(arguments, prefixes)]
         if path:  # what a descriptor stands for says more than its number
-            arguments = (path, *(word for word in arguments[1:] if word != ""))
-        if self.calls.count(name) <= 4:
-            words = ", ".join(self.word(name, word) for word in arguments)
-            self.tell(f"{name}({words})", "36", "  ")
+            words = [path, *(word for word in words[1:] if word != '""')]
+        if name == "fork":
+            arrow = {"host": "──▶ the middle", "container": "──▶ the command"}
+            self.both(*self.sided(f"  fork() {arrow.get(self.side, '─' * (self.half - 10) + '▶')}"),
+                      "36")
+        elif name.startswith("exec") or self.calls.count(name) <= SHOWN:
+            self.tell(f"{name}({', '.join(words)})", "36", "  ")
         if name.startswith("exec"):
+            self.take_baton()
             self.flush()
         return not self.plan or name == "fork"
 
-    def word(self, call: str, word: Any) -> str:
-        """An argument as a manual page would write it: flags by their names."""
+    def word(self, word: Any, prefix: Any) -> str:
+        """An argument as a manual page would write it: flags by their names, which begin so."""
         if isinstance(word, str) or word == AT_FDCWD:
             return word or '""' if isinstance(word, str) else "AT_FDCWD"
         if isinstance(word, list):
@@ -2064,11 +2169,11 @@ class Lesson:
         if isinstance(word, bytes):
             return repr(word)[1:] if word.isdigit() else f"{len(word)} bytes"
         if isinstance(word, dict) or word is None:
-            return "environment" if word else "NULL"
-        if not isinstance(word, int):
-            return "program"
-        prefix = FLAGS.get(call, "?")
-        named = {name: value for name, value in {**vars(os), **globals()}.items()
+            return "NULL" if word is None else "environment"
+        if not isinstance(word, int) or prefix in ("", "0o", "0x"):
+            return f"{prefix}{word:{prefix[1:]}}" if isinstance(word, int) else "program"
+        known = {**vars(os), **vars(_signal), **vars(sys.modules.get("prctl", os)), **globals()}
+        named = {name: value for name, value in known.items()
                  if name.startswith(prefix) and isinstance(value, int) and value > 0}
         exact = [name for name, value in named.items() if value == word]
         flags = [name for name, value in named.items() if value == value & word]
@@ -2076,29 +2181,32 @@ class Lesson:
 
     def message(self, text: str) -> None:
         """A message on the socketpair, as an arrow across."""
-        kind = text.split(" ")[0]
-        arrow = "─" * (self.half - len(kind) - 4)
-        if self.side == "host":
-            self.both(f'"{kind}" {arrow}▶', "", "35")
-        else:
-            self.both("", f'◀{arrow} "{kind}"', "35")
+        if kind := text.split(" ")[0]:  # else it is the lesson's own
+            arrow = "─" * (self.half - len(kind) - 4)
+            host = self.side == "host"
+            self.both(*((f'"{kind}" {arrow}▶', "") if host else ("", f'◀{arrow} "{kind}"')), "35")
 
     def compare(self, host: Host) -> None:
         """Both sides as the kernel sees them, when the container is complete: * marks the new."""
         here, there = kernel_view("self"), kernel_view(str(host.pid_1))
         for name, text in here.items():
             mark = "  " if there.get(name) == text else "* "
-            other = f"{mark}{name}: {there.get(name, '?')}"
-            self.both(f"  {name}: {text}"[:self.half], other[:self.half - 1], "32")
+            left, right = (side if len(side) < self.half else f"{side[:self.half - 2]}…" for side in
+                           (f"  {name}: {text}", f"{mark}{name}: {there.get(name, '?')}"))
+            self.both(left, right, "32")
         self.flush()
-        send(host.socket, "told")
-        self.flush()
+        self.pausing = False  # what follows is the command's time
+        send(host.socket, "")
+
+    def sided(self, line: str) -> tuple[str, str]:
+        """A line on this process's own side."""
+        return ("", line) if self.side == "container" else (line, "")
 
     def tell(self, text: str, style: str = "", indent: str = "") -> None:
         """Some lines on this process's own side."""
-        for line in self.wrap(text, self.half - 1, initial_indent=indent,
-                              subsequent_indent=" " * len(indent)):
-            self.both(*(("", line) if self.side == "container" else (line, "")), style)
+        wrap = self.wrap(self.half - 1, indent, " " * len(indent), break_on_hyphens=False)
+        for line in wrap.wrap(text):
+            self.both(*self.sided(line), style)
 
     def both(self, left: str, right: str, style: str = "") -> None:
         """One line of the picture."""
@@ -2111,10 +2219,25 @@ class Lesson:
         self.lines = []
 
 
-FLAGS = {  # how the names of a system call's flags begin
-    "ioctl": "TIOC", "keyctl": "KEYCTL_", "mount": "MS_", "mount_setattr": "MOUNT_ATTR_",
-    "open": "O_", "open_tree": "OPEN_TREE_CLONE", "prctl": "PR_", "umount2": "MNT_",
-    "unshare": "CLONE_NEW",
+BATON, KEYBOARD = 20, 21  # descriptors that all three have under these numbers
+SHOWN = 2  # calls of a name in a step; the others are counted
+FLAGS: dict[str, tuple[Any, ...]] = {  # how the names that an argument may have begin
+    "capset": ("0x", "0x"), "ioctl": ("", ("TIOC", "SIOC"), "O_"), "keyctl": ("KEYCTL_",),
+    "mount": ("", "", "", "MS_"), "mount_setattr": ("", "", "AT_", "MOUNT_ATTR_"),
+    "move_mount": ("", "", "", "", "MOVE_MOUNT_"), "open": ("", "O_"),
+    "open_tree": ("", "", "OPEN_TREE_CLONE"), "prctl": ("PR_",), "prctl.capbset_drop": ("CAP_",),
+    "prctl.set_pdeathsig": ("SIGKILL",), "umask": ("0o",), "umount2": ("", "MNT_"),
+    "unshare": ("CLONE_NEW",),
+}
+LOOK = {  # with --explain=step: what to type in a second terminal before a step
+    "fork_middle": "pstree -p {0}", "make_leaf": "ls -d /sys/fs/cgroup/*/demo/run-*",
+    "meet_pid_1": "lsns -T", "map_ids": "pstree -pS {0}",
+    "join_cgroup": "cat /proc/{0}/cgroup", "become_root": "grep -E 'Uid|Gid' /proc/{0}/status",
+    "set_hostname": "nsenter -t {0} -u hostname", "fetch_from_host": "cat /proc/{0}/mounts",
+    "enter_root": "cat /proc/{0}/mounts", "make_dev": "ls /proc/{0}/root/dev",
+    "mount_proc": "ls /proc/{0}/root/proc", "exec_command": "cat /proc/{0}/comm",
+    "drop_privileges": "grep Cap /proc/{0}/status", "say_go": "pstree -pS {0}",
+    "close_system_calls": "grep -E 'NoNewPrivs|Seccomp' /proc/{0}/status",
 }
 
 
@@ -2129,42 +2252,54 @@ def inspect(words: list[str]) -> int:
         raise Failure(f"there is no process {words[0]}")
     here, there = kernel_view("self"), kernel_view(words[0])
     wide = max(map(len, here.values()))
-    table = f"  {'':12} {'this process':{wide}} process {words[0]}\n"
+    table = f"  {'':13} {'this process':{wide}} process {words[0]}\n"
     for name, text in here.items():
-        mark = " " if there.get(name) == text else "*"
-        table += f"{mark} {name:12} {text:{wide}} {there.get(name, '?')}\n"
-    print_all(table)
+        other = there.get(name, "?")
+        table += f"{' ' if other in (text, '?') else '*'} {name:13} {text:{wide}} {other}\n"
+    print_all(table + "? is not yours to see: sudo\n" * ("?" in there.values()))
     return 0
 
 
 def kernel_view(pid: str) -> dict[str, str]:
     """Namespaces, ids, root, capabilities, cgroup and limits of a process; proc(5).
 
-    What may not be looked at is "?".
+    What may not be looked at is "?". A limit is the lowest one from its cgroup to the top.
     """
-    view = {f"{name} ns": link_or_mark(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
-            for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")}
+    view = namespaces_of(pid)
     status = dict(line.split(":", 1) for line in lines_of(f"/proc/{pid}/status") if ":" in line)
     for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
         view[name] = " ".join(status.get(name, "?").split())
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read_if_there(f"/proc/{pid}/{name}").split()) or "?"
-    view["root"] = link_or_mark(f"/proc/{pid}/root")
+    view["root"] = root_mount(lines_of(f"/proc/{pid}/mountinfo"))
     for controller, (version, top) in controllers().items():
         if controller in ("pids", "memory"):
             path = cgroup_of(pid, controller if version == 1 else "")
             file = LIMIT_FILES[controller, version][0][0]
-            view[f"{controller} cgroup"] = path
-            view[f"{controller} limit"] = read_if_there(f"{top}{path}/{file}") or "none"
+            view[f"{controller} cgroup"], limits = path, []
+            while path.strip("/"):
+                limits.append(read_if_there(f"{top}{path}/{file}"))
+                path = os.path.dirname(path)
+            lowest = min([int(each) for each in limits if is_number(each)], default=1 << 62)
+            view[f"{controller} limit"] = str(lowest) if lowest < 1 << 62 else "none"
     return view
 
 
-def link_or_mark(path: str) -> str:
-    """Where a symbolic link of /proc leads, or "?"."""
-    try:
-        return os.readlink(path)
-    except OSError:
-        return "?"
+def namespaces_of(pid: str) -> dict[str, str]:
+    """The inode numbers of a process's namespaces, namespaces(7); "?" for who may not look."""
+    view = {}
+    for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time"):
+        try:
+            view[f"{name} ns"] = os.readlink(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
+        except OSError:
+            view[f"{name} ns"] = "?"
+    return view
+
+
+def root_mount(lines: list[str]) -> str:
+    """Of a mountinfo what / is: which directory of which file system."""
+    roots = [line.split() for line in lines if line.split()[4] == "/"]
+    return f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
 
 
 def status_of(pid: str | int, *names: str) -> list[str]:
@@ -2173,12 +2308,18 @@ def status_of(pid: str | int, *names: str) -> list[str]:
             if line.startswith(names)]
 
 
+def tell_namespaces(_: Host) -> list[str]:
+    """The namespaces that are others now. The PID namespace is for children: not yet."""
+    before = lesson.namespaces if lesson else {}
+    return [f"{name}: {before[name]}, now {text}" for name, text in namespaces_of("self").items()
+            if text != before[name]]
+
+
 def tell_mounts(inside: Inside) -> list[str]:
     """The mount table, read through the new proc before and after it is attached."""
     proc = next(fd for name, fd in inside.given if name == "proc")
     lines = read("self/mountinfo", proc).split("\n")
-    root = [line.split(" - ")[1].split()[:2] for line in lines if line.split()[4] == "/"][-1]
-    return [f"mountinfo: {len(lines)} mounts; / is {' '.join(root)}"]
+    return [f"mountinfo: {len(lines)} mounts", f"/ is {root_mount(lines)}"]
 
 
 def tell_limits(host: Host) -> list[str]:
@@ -2186,14 +2327,23 @@ def tell_limits(host: Host) -> list[str]:
     return [f"{each.name}{leaf} {file}: {each.text(file, folder)}" for each in host.cgroups
             for controller in each.controllers for file, _ in LIMIT_FILES[controller, each.version]
             for leaf, folder in (("", each.parent), (f"/{host.leaf}", each.leaf))
-            if each.text(file, folder)]
+            if len(each.text(file, folder)) in range(1, 19)]  # v1's "none" is longer
 
 
 def tell_usage(host: Host) -> list[str]:
     """What the container took, as its cgroup has counted it."""
-    return [f"{file}: {' '.join(each.text(file).split())}" for each in host.cgroups
-            for file in ("pids.peak", "pids.events", "memory.peak", "memory.max_usage_in_bytes",
-                         "memory.events", "memory.oom_control") if each.text(file)]
+    told = []
+    for each in host.cgroups:
+        if "pids" in each.controllers:
+            told += [f"pids.peak: {each.text('pids.peak') or '?'} processes at once",
+                     f"pids.events: {each.count('pids.events', 'max')} forks refused"]
+        if "memory" in each.controllers:
+            v2 = each.version == 2
+            peak, events = (("memory.peak", "memory.events") if v2 else
+                            ("memory.max_usage_in_bytes", "memory.oom_control"))
+            told += [f"{peak}: {each.number(peak) / (1 << 20):.1f} MB",
+                     f"{events}: {each.count(events, 'oom_kill')} processes killed"]
+    return told
 
 
 def tell_end(host: Host) -> list[str]:
@@ -2201,24 +2351,28 @@ def tell_end(host: Host) -> list[str]:
     import resource
 
     code, usage = host.exit_code, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return [f"ended by signal {code - 128}" if 128 < code < 193 else f"exit code {code}",
+    names = [name for name, value in vars(_signal).items()
+             if name.startswith("SIG") and "_" not in name and value == code - 128 > 0]
+    return [f"exit code {code}" + f" = 128 + {code - 128}: {' '.join(names)}" * bool(names),
             f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
             f"largest process {usage.ru_maxrss >> 10} MB"]
 
 
 KERNEL_SAYS: dict[str, Callable[[Any], list[str]]] = {
+    "unshare_namespaces": tell_namespaces,
     "make_leaf": tell_limits,
     "meet_pid_1": lambda host: status_of(host.pid_1, "NSpid"),
     "map_ids": lambda host: [f"{name}: {' '.join(read(f'/proc/{host.pid_1}/{name}').split())}"
                              for name in ("uid_map", "gid_map")],
     "report_limits": tell_usage,
     "dismiss_guard": tell_end,
-    "become_root": lambda _: status_of("self", "Uid", "Gid"),
+    "become_root": lambda _: [*status_of("self", "Uid", "Gid"),
+                              f"uid_map: {' '.join(read('/proc/self/uid_map').split())}"],
     "set_hostname": lambda _: [f"uname: {os.uname().nodename}"],
     "fetch_from_host": tell_mounts,
     "enter_root": tell_mounts,
     "drop_privileges": lambda _: status_of("self", "CapEff", "CapBnd", "NoNewPrivs"),
-    "close_system_calls": lambda _: status_of("self", "Seccomp"),
+    "close_system_calls": lambda _: status_of("self", "Seccomp:"),
 }
 
 
@@ -2253,6 +2407,8 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     A signal that ends run ends the start; others are kept for the command.
     Raises Failure: the other side's, or that it has died.
     """
+    if lesson:
+        lesson.drop_baton()
     socket = host.socket.fileno()
     while socket not in wait({host.signals: POLLIN, socket: POLLIN}):
         number = read_signal(host.signals)
@@ -2260,6 +2416,8 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
             raise Failure("", 128 + number)
         host.kept.append(number)
     text, descriptors = receive(host.socket)
+    if lesson:
+        lesson.take_baton()
     words = text.split(" ")
     if words[0] == "failed":
         raise Failure(" ".join(words[2:]), int(words[1]))
@@ -2350,7 +2508,8 @@ def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
     try:
         return call(*arguments)
     except OSError as error:
-        named = path or ", ".join(word for word in arguments if isinstance(word, str) and word)
+        named = path or ", ".join([word for word in arguments if isinstance(word, str) and word]
+                                  or [str(word) for word in arguments if isinstance(word, int)])
         reason = os.strerror(error.errno or 0) + way_out(name, error.errno)
         raise Failure(f"{name}({named}): {reason}") from None
 
@@ -2426,6 +2585,15 @@ def mode_of(path: str) -> int:
         return 0
 
 
+def is_there(path: str) -> bool:
+    """os.path.exists, which takes any error for a no; here other errors are errors."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def lines_of(path: str) -> list[str]:
     """The lines of a file, none if it is not there."""
     text = read_if_there(path)
@@ -2473,14 +2641,8 @@ def subordinate_ids(path: str) -> int:
 
     path: /etc/subuid or /etc/subgid; subuid(5). A range may be given to a name or to a number.
     """
-    import pwd
-
     uid = os.geteuid()
-    owners = [str(uid)]
-    try:
-        owners.insert(0, pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        pass  # an id without a name
+    owners = [user[0] for user in entries("/etc/passwd", 4) if int(user[2]) == uid][:1] + [str(uid)]
     if uid == 0 and "SUDO_USER" in os.environ:
         owners.insert(0, os.environ["SUDO_USER"])
     ranges = [line.split(":") for line in lines_of(path)]
@@ -2663,10 +2825,10 @@ def command_of(words: list[str]) -> int:
     """Do what the command line says. Returns the exit code. Raises Failure."""
     commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
     try:
-        if words[:1] in (["--help"], ["-h"], ["help"]):
+        if words[:1] in (["--help"], ["-h"], ["help"]) or words[1:] == ["--help"]:
             raise Help
         if not words or words[0] not in commands:
-            raise Usage("a command is missing: run, pull, spec or inspect")
+            raise Usage(f"{words[0] if words else 'a command'}: not run, pull, spec or inspect")
         return commands[words[0]](words[1:])
     except Help:
         print_all(HELP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -125,3 +126,16 @@ def test_a_set_user_id_program_makes_nobody_root(run, fresh_root, attempts):
     chroot = ["chroot", "--userspec=1000:1000", fresh_root, "/attempt", "geteuid"]
     assert in_throwaway_namespaces(chroot).stdout == b"0\n"
     assert fine(run("--user", "1000", "/attempt", "geteuid", rootfs=fresh_root)) == b"1000\n"
+
+
+def test_below_init_nothing_of_the_launcher_s_can_be_seen_or_taken(shell):
+    """Its PID 1 is the launcher's interpreter still. SYS_PTRACE opens what others keep closed."""
+    script = """
+        tr -s '\\0' ' ' </proc/1/cmdline; echo
+        tr '\\0' '\\n' </proc/1/environ
+        ls /proc/1/fd
+        grep -E 'CapPrm|CapEff' /proc/1/status"""
+    options = ("--init", "--cap-add", "SYS_PTRACE", "-e", "SECRET=word")
+    said = fine(shell(script, *options, env={**os.environ, "HOSTS": "own"})).decode().split()
+    only_kill = f"{bit('KILL'):016x}"
+    assert said == ["init", "0", "1", "2", "CapPrm:", only_kill, "CapEff:", only_kill]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 
 import pytest
 from conftest import PYTHON, SCRIPT, fine, go, one_line
@@ -45,6 +47,7 @@ def test_both_sides_are_told_in_80_columns(run):
     right = "\n".join(line.split("│")[1] for line in lines if "│" in line)
     assert "unshare(CLONE_NEWNS" in left and "map_ids" in left and "fork()" in left
     assert "pivot_root(., .)" in right and "mount_proc" in right and "execve(" in right
+    assert re.search(r"fork\(\) ─+▶", left)
     assert '"go" ─' in left and '"forked"' in right and "▶" in left and "◀" in right
 
 
@@ -89,6 +92,47 @@ def test_step_waits_for_enter_before_every_step(terminal):
     assert steps > 30
 
 
+def test_step_leaves_standard_input_to_the_command(root, parent, tmp_path):
+    """Keys come from the terminal itself."""
+    given, taken = tmp_path / "given", tmp_path / "taken"
+    given.write_bytes(bytes(range(256)))
+    options = ["--rootfs", root, "--cgroup-parent", parent, "--explain=step"]
+    pid, master = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(given, os.O_RDONLY), 0)
+        os.dup2(os.open(taken, os.O_WRONLY | os.O_CREAT), 1)
+        os.execv(PYTHON, [os.fspath(word) for word in (PYTHON, SCRIPT, "run", *options, "cat")])
+    told = b""
+    with suppress(OSError):  # it ends with the last process on the terminal
+        while more := os.read(master, 65536):
+            told += more
+            os.write(master, b"\r" * more.count(b"[Enter]"))
+    os.close(master)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, told.decode()
+    assert taken.read_bytes() == given.read_bytes() and told.count(b"[Enter]") > 30
+
+
+def test_step_without_a_terminal_is_refused_in_one_line(run):
+    assert "terminal" in one_line(run("--explain=step", "true", start_new_session=True))
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_the_picture_is_in_the_order_of_events(run, _):
+    told = lesson_of(run("--explain", "true"))
+    order = ["fork_middle", "unshare_namespaces", "fork_pid_1", '"forked"', "meet_pid_1",
+             "map_ids", '"go"', "join_cgroup", "enter_root", "exec_command", '─ "exec"',
+             "dismiss_guard"]  # fmt: skip
+    assert sorted(order, key=told.index) == order
+    assert told.index("execve(/usr") > told.index("fork()")
+
+
+def test_the_exec_that_succeeds_is_told_last(run):
+    """After those in folders that do not have it."""
+    told = lesson_of(run("--explain", "echo"))
+    execs = re.findall(r"execve\((\S+),", told)
+    assert execs[-1] == "/bin/echo" and told.count("= No such file") == len(execs) - 2
+
+
 @needs_strace
 def test_with_the_option_no_step_does_anything_else(root, parent, tmp_path):
     options = ("--rootfs", root, "--cgroup-parent", parent)
@@ -106,10 +150,10 @@ def test_a_plan_does_nothing(root, parent, tmp_path):
 def test_a_plan_tells_the_same_steps_with_their_arguments(run):
     told = lesson_of(run("--explain", "-m", "20m", "true"))
     plan = run("--plan", "-m", "20m", "true")
-    assert (plan.returncode, plan.stdout) == (0, b"")
+    assert (plan.returncode, plan.stderr) == (0, b"")
     words = r"\b(unshare|pivot_root|umount2|chroot|sethostname|setresuid|keyctl|move_mount)\("
-    assert set(re.findall(words, plan.stderr.decode())) == set(re.findall(words, told))
-    assert "20971520" in plan.stderr.decode()
+    assert set(re.findall(words, plan.stdout.decode())) == set(re.findall(words, told))
+    assert "20971520" in plan.stdout.decode()
 
 
 def test_a_plan_needs_no_root(root):
@@ -118,7 +162,7 @@ def test_a_plan_needs_no_root(root):
     if subprocess.run([*become, PYTHON, "-c", ""], stderr=subprocess.DEVNULL).returncode:
         pytest.skip(f"a normal user cannot execute {PYTHON}")
     result = subprocess.run(words, capture_output=True, timeout=60)
-    assert result.returncode == 0 and b"pivot_root(., .)" in result.stderr
+    assert result.returncode == 0 and b"pivot_root(., .)" in result.stdout
 
 
 def test_without_the_option_nothing_of_it_is_imported(root, parent):

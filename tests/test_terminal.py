@@ -440,3 +440,11 @@ def test_the_terminal_is_as_it_was_after_a_start_that_failed(terminal, command, 
     assert caller.is_restored(0)
     assert caller.output.startswith(b"go_container: ")
     assert caller.output.endswith(b"\r\n")  # it was cooked already
+
+
+def test_what_run_reports_at_the_end_begins_at_the_left(terminal):
+    """On a terminal that is still raw, a line would begin where the one above it ends."""
+    shown = terminal("--pids-limit", "4", "sh", "-c", "for i in 1 2 3 4 5 6; do sleep 9 & done")
+    shown.wait()
+    assert b"processes was hit" in shown.output
+    assert shown.output.count(b"\n") == shown.output.count(b"\r\n")
