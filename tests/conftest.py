@@ -313,7 +313,8 @@ def cgroups(prefix: str) -> list[str]:
     return sorted(str(found) for place in places for found in place.glob(f"{prefix}*/**/"))
 
 
-PREFIX = f"test-{os.getpid()}"  # of all cgroups of this session: others may be testing, too
+# Of all cgroups of this session: others may be testing, too, and in a PID namespace all are 1.
+PREFIX = f"test-{os.urandom(4).hex()}"
 
 
 def delete_cgroup(name: str) -> None:

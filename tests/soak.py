@@ -28,7 +28,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT, CGROUP_SH = REPOSITORY / "go_container.py", REPOSITORY / "cgroup.sh"
-NAME = f"soak-{os.getpid()}"
+NAME = f"soak-{os.urandom(4).hex()}"  # not a PID: in PID namespaces there are equal ones
 MARK = f"SOAK_MARK={NAME}"  # in the environment of every process that belongs to a launch
 PATIENCE = 120  # seconds until a launch counts as one that hangs
 GROWTH = 16 << 20  # bytes that the kernel may have in use for other reasons
