@@ -1,24 +1,69 @@
 """Other worlds: another kernel with cgroup v2, v1 or both (User-Mode Linux), and containers.
 
-The tests of limits run again in each of them, with the machine's own files as the root.
+The tests of limits, of endings and of normal users run again in each of them, with the machine's
+own files as the root.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, in_throwaway_namespaces, one_line
+from conftest import CGROUP_SH, PYTHON, REPOSITORY, SCRIPT, in_throwaway_namespaces, one_line
+from test_faults import injector  # noqa: F401  (a fixture)
 
 UML = Path(__file__).with_name("uml")
-CORE = (
-    "hundred_processes or 50_mb or tightens or cpus_slow or prepares_the_cgroup or inside_the_leaf"
-    " or no_leaf_is_left"
-)
 
-pytestmark = pytest.mark.once
+LIMITS = """
+    test_limits.py::test_a_hundred_processes_stop_at_ten
+    test_limits.py::test_run_says_that_the_limit_of_processes_was_hit
+    test_limits.py::test_memory_past_50_mb_gets_the_command_killed[exec tail /dev/zero]
+    test_limits.py::test_run_says_how_many_processes_the_memory_limit_killed
+    test_limits.py::test_pids_limit_tightens_one_container
+    test_limits.py::test_memory_tightens_one_container
+    test_limits.py::test_cpus_slow_one_container_down[0.1-True]
+    test_limits.py::test_not_even_the_first_instruction_runs_outside_the_limits[0]
+    test_limits.py::test_two_containers_share_the_ten_processes
+    test_limits.py::test_run_prepares_the_cgroup_when_it_is_not_there
+    test_limits.py::test_run_keeps_a_cgroup_that_is_there_as_it_is
+    test_limits.py::test_each_container_has_a_leaf_of_its_own_in
+    test_limits.py::test_inside_the_leaf_is_all_there_is
+    test_limits.py::test_no_leaf_is_left_after[an exit]
+    test_limits.py::test_no_leaf_is_left_after[processes that stay]
+    test_limits.py::test_no_leaf_is_left_after[too much memory]
+"""
+LIFE = """
+    test_endings.py::test_nothing_is_left_a_second_after[exit-terminal]
+    test_endings.py::test_nothing_is_left_a_second_after[SIGKILL of PID 1-background]
+    test_endings.py::test_nothing_is_left_a_second_after[SIGTERM twice-background]
+    test_endings.py::test_nothing_is_left_a_second_after[SIGKILL of the guard-background]
+    test_endings.py::test_nothing_is_left_a_second_after[SIGKILL of run-terminal]
+    test_endings.py::test_nothing_is_left_a_second_after[SIGKILL of both-background]
+    test_endings.py::test_sigkill_of_run_at_any_moment_of_the_start_leaves_nothing[background]
+    test_endings.py::test_a_leaf_that_nobody_could_remove_is_swept
+    test_endings.py::test_a_leaf_in_use_is_never_swept
+    test_signals.py::test_a_handler_inside_decides_what_a_signal_to_run_does[TERM-]
+    test_signals.py::test_a_handler_inside_decides_what_a_signal_to_run_does[TERM-through init]
+"""
+USERS = """
+    test_normal_user.py::test_a_normal_user_is_root_inside
+    test_normal_user.py::test_a_user_with_one_id_maps_that[uid_map]
+    test_normal_user.py::test_a_user_with_subordinate_ids_maps_them_all[uid_map]
+    test_normal_user.py::test_behind_root_s_container_is[the caller's range]
+    test_normal_user.py::test_behind_root_s_container_is[100000 without a range]
+"""
+WHOSE_CGROUP = """
+    test_normal_user.py::test_the_limit_of_processes_holds_for_a_normal_user
+    test_normal_user.py::test_the_memory_limit_holds_for_a_normal_user
+"""
+EVERYWHERE = LIMITS + LIFE + USERS  # but on v2 a normal user needs a subtree of his own: A_SCOPE
+WORLDS = {"v2": EVERYWHERE, "v1": EVERYWHERE + WHOSE_CGROUP, "hybrid": EVERYWHERE}
+# What differs between Pythons: how they unshare, fork and wait.
+WITH_EVERY_PYTHON = "\n".join([*LIMITS.splitlines()[:4], *LIFE.splitlines()[-7:]])
+
 needs_uml = pytest.mark.skipif(
     not shutil.which("linux.uml"), reason="needs linux.uml: apt-get install user-mode-linux"
 )
@@ -26,19 +71,56 @@ needs_uml = pytest.mark.skipif(
 
 def in_world(cgroup: str, *command: object, ext4: Path | str, timeout: int = 400) -> str:
     """Run a command under another kernel, with ext4 on /mnt; returns all that it said."""
+    said, code = end_of(start_world(cgroup, *command, ext4=ext4, timeout=timeout))
+    assert code == 0, said
+    return said
+
+
+def start_world(
+    cgroup: str, *command: object, ext4: Path | str, timeout: int = 400
+) -> subprocess.Popen[str]:
     words = [UML, "--timeout", str(timeout), "--cgroup", cgroup, "--ext4", f"{ext4}:/mnt"]
-    done = subprocess.run([*words, *command], capture_output=True, text=True, timeout=timeout + 60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen([*words, *command], cwd=REPOSITORY, text=True, **pipes)
+
+
+def end_of(world: subprocess.Popen[str]) -> tuple[str, int]:
+    return world.communicate()[0], world.returncode
+
+
+def is_right(said: str, code: int) -> bool:
+    """Whether pytest has run something there, and all of it was fine; nothing may be left out."""
+    print(said)
+    return code == 0 and " passed" in said and "failed" not in said and "skipped" not in said
+
+
+def pytest_there(tests: str) -> list[str]:
+    """The command that runs these tests, as they stand above, in another world."""
+    words = ["env", "TMPDIR=/mnt", f"GO_CONTAINER_PYTHON={PYTHON}", sys.executable, "-m", "pytest"]
+    names = [line.strip() for line in tests.split("\n") if line.strip()]
+    return [*words, "-q", "-p", "no:cacheprovider", *[f"tests/{name}" for name in names]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
+    """The tests in all worlds, which run at the same time: each has one processor only."""
+    empty = tmp_path_factory.mktemp("empty")
+    running = {}
+    for cgroup, tests in WORLDS.items():
+        running[cgroup] = start_world(cgroup, *pytest_there(tests), ext4=empty)
+    return {cgroup: end_of(world) for cgroup, world in running.items()}
 
 
 @needs_uml
-@pytest.mark.parametrize("cgroup", ["v2", "v1", "hybrid"])
-def test_limits_hold_with_cgroups_of(cgroup, tmp_path):
-    pytest_there = ["env", "TMPDIR=/mnt", f"GO_CONTAINER_PYTHON={PYTHON}", shutil.which("pytest")]
-    pytest_there += ["-q", "-p", "no:cacheprovider", "tests/test_limits.py", "-k", CORE]
-    said = in_world(cgroup, *pytest_there, ext4=tmp_path)
-    assert " passed" in said and "failed" not in said and "skipped" not in said
+@pytest.mark.once
+@pytest.mark.parametrize("cgroup", WORLDS)
+def test_limits_endings_and_users_are_the_same_with_cgroups_of(cgroup, results):
+    assert is_right(*results[cgroup])
+
+
+@needs_uml
+def test_with_each_python_they_are_the_same_on_cgroup_v2(tmp_path):
+    assert is_right(*end_of(start_world("v2", *pytest_there(WITH_EVERY_PYTHON), ext4=tmp_path)))
 
 
 A_SCOPE = f"""
@@ -60,6 +142,7 @@ find /sys/fs/cgroup/scope -name 'run-*'
 
 
 @needs_uml
+@pytest.mark.once
 def test_a_delegated_subtree_of_cgroup_v2_is_all_that_a_normal_user_needs(root):
     said = in_world("v2", "sh", "-c", A_SCOPE, ext4=root)
     assert "systemd-run --user --scope -p Delegate=yes" in said
@@ -70,11 +153,27 @@ def test_a_delegated_subtree_of_cgroup_v2_is_all_that_a_normal_user_needs(root):
 
 
 @needs_uml
+@pytest.mark.once
 def test_swap_does_not_stretch_the_limit_where_there_is_swap(root):
     launch = f"'{PYTHON}' '{SCRIPT}' run --rootfs /mnt tail /dev/zero; echo code $?"
     words = [UML, "--swap", "128M", "--cgroup", "v2", "--ext4", f"{root}:/mnt", "sh", "-c", launch]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert "code 137" in done.stdout and "memory limit of 50 MB" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("hidden", ["memory.memsw.", "memory.swap."])
+def test_without_swap_accounting_the_memory_limits_are_there_all_the_same(
+    injector, own_parent, root, scratch, hidden  # noqa: F811
+):
+    """A kernel without it has no such files; here it only looks as if it had none."""
+    without = [injector, f"WITHOUT,{hidden}", scratch / "unused"]
+    done = subprocess.run([*without, CGROUP_SH, "--name", own_parent], capture_output=True)
+    assert done.returncode == 0 and b"52428800" in done.stdout
+    assert hidden not in done.stdout.decode()
+    for options, limit in (([], "50 MB"), (["--memory", "20m"], "20 MB")):
+        words = [PYTHON, SCRIPT, "run", "--rootfs", root, "--cgroup-parent", own_parent, *options]
+        done = subprocess.run([*without, *words, "tail", "/dev/zero"], capture_output=True)
+        assert done.returncode == 137 and f"memory limit of {limit}" in done.stderr.decode()
 
 
 def test_a_container_in_a_container_is_refused_in_one_line(root, run):
