@@ -181,6 +181,18 @@ def test_nothing_is_left_when_run_s_own_end_ends_the_command(terminal, parent):
         assert not leaves(parent)
 
 
+def test_nothing_is_left_of_a_command_that_has_become_another_user_when_its_guard_is_killed(
+    background, parent
+):
+    """Who changes their ids, as su does, loses the parent-death signal: run has to answer."""
+    container = background("sh", "-c", "exec su guest -s /bin/sh -c 'echo ready; sleep 1000; :'")
+    container.expect(b"ready\n")
+    kill("guard")(container)
+    assert container.is_gone()
+    assert container.wait(2) in {125, 137}
+    assert not leaves(parent)
+
+
 # --- Killed while it starts --------------------------------------------------------------------
 
 
