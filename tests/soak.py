@@ -5,8 +5,9 @@
 
 Each launch has random options, a command whose answer is known, and perhaps an end before its
 time: run, the middle or PID 1 gets SIGKILL, or run a signal that it passes on, after a random
-time. Reports the launches, the wrong results, what was left behind (processes, mounts, cgroups,
-files) and how the kernel's memory grew. Exit code 1 if anything was wrong, left, or has grown.
+time; or a limit is hit, which run has to say. Reports the launches, the wrong results, what was
+left behind (processes, mounts, cgroups, files) and how the kernel's memory grew. Exit code 1 if
+anything was wrong, left, or has grown.
 """
 
 from __future__ import annotations
@@ -66,6 +67,16 @@ class Launch:
         self.delay = chance.choice([0.0, chance.random() / 10, chance.random() / 2])
         if self.victim and chance.random() < 0.7:
             self.script = 'echo "$(hostname) $$"; sleep 1000 & sleep 1000; exit 1'
+        self.report = ""  # that run has to make: a limit is hit
+        if not self.victim and chance.random() < 0.2:
+            self.report, self.code = "the memory limit of 30 MB was hit", 128 + signal.SIGKILL
+            self.options += ["--memory", "30m"]
+            self.script = 'echo "$(hostname) $$"; exec tail /dev/zero'
+        elif not self.victim and chance.random() < 0.2:
+            self.report = "the limit of 6 processes was hit"
+            self.options += ["--pids-limit", "6"]
+            many = "(for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done) 2>/dev/null"
+            self.script = f'echo "$(hostname) $$"; {many}; exit {self.code}'
 
     def __call__(self) -> str:
         """Run it to its end. Returns what was wrong, nothing if it was right."""
@@ -149,7 +160,8 @@ class Launch:
         if said.strip() not in ((expected,) if not self.victim else (expected, b"")):
             return what
         if not self.victim:
-            return "" if code == self.code and not lines else what
+            reported = len(lines) == 1 and self.report in lines[0] if self.report else not lines
+            return "" if code == self.code and reported else what
         passed_on = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
         if self.victim == "signal" and code in [128 + number for number in passed_on]:
             return what if lines else ""
@@ -214,7 +226,7 @@ class Soak:
             with self.lock:
                 self.number += 1
                 launch = Launch(self, self.number)
-                self.kinds[launch.victim or "nobody"] += 1
+                self.kinds[launch.victim or ("by a limit" if launch.report else "nobody")] += 1
             try:
                 text = launch()
             except Exception as error:  # a defect of this script counts too
