@@ -10,6 +10,7 @@ TMPDIR               where root file systems are unpacked; it has to take idmapp
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import signal
@@ -229,6 +230,19 @@ def project(place: Path) -> Path:
     return place
 
 
+@functools.cache
+def opened_python() -> list[str]:
+    """A `prefix` under which everybody can execute PYTHON, though it is below somebody's home."""
+    words = [PYTHON, "-c", "import sys; print(sys.base_prefix)"]
+    base = Path(subprocess.run(words, capture_output=True, text=True).stdout.strip())
+    closed = next((path for path in [*base.parents][::-1] if not path.stat().st_mode & 1), None)
+    if closed is None:
+        return []
+    script = f"""mount --bind '{base}' /mnt && mount -t tmpfs -o mode=755 none '{closed}' &&
+        mkdir -p '{base}' && mount --move /mnt '{base}' && exec "$@" """
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
 class NormalUser(NamedTuple):
     """Somebody without privileges, whom /etc/passwd knows under `name` while `prefix` is in use."""
 
@@ -249,7 +263,7 @@ def normal_user(place: Path) -> Callable[..., NormalUser]:
         passwd = Path("/etc/passwd").read_text() + f"{name}:x:{uid}:{uid}::{home}:/bin/sh\n"
         become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         ids = f"{subuid}\n" if subuid else ""
-        prefix = host_files(place, passwd=passwd, subuid=ids, subgid=ids) + become
+        prefix = host_files(place, passwd=passwd, subuid=ids, subgid=ids) + opened_python() + become
         if subprocess.run([*prefix, PYTHON, "-c", ""], stderr=subprocess.DEVNULL).returncode:
             pytest.skip(f"a normal user cannot execute {PYTHON}")
         if subprocess.run([*prefix, "unshare", "-Urm", "true"], capture_output=True).returncode:

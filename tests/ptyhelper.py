@@ -149,8 +149,9 @@ class Watched:
         return False
 
     def is_gone(self, seconds: float = 1) -> bool:
-        """Nothing of it is left, within this time."""
-        gone = wait_until(lambda: not self.processes(), seconds)
+        """Nothing of it is left, within this time, or in proportion on a machine that is busy."""
+        busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+        gone = wait_until(lambda: not self.processes(), seconds * max(1, busy))
         reap_strays()
         return bool(gone)
 
