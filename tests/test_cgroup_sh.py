@@ -20,6 +20,8 @@ import pytest
 from conftest import CGROUP_SH, CONTROLLERS, HIERARCHIES, REPOSITORY, cgroups, read_limits
 
 UML = REPOSITORY / "tests" / "uml"
+pytestmark = pytest.mark.once  # no Python is in it
+
 V1 = HIERARCHIES["pids"] != HIERARCHIES.get("v2")
 
 Result = subprocess.CompletedProcess[str]

@@ -10,7 +10,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, go, one_line
+from conftest import PYTHON, SCRIPT, fine, go, one_line, opened_python
 
 pytest_plugins = "ptyhelper"
 
@@ -157,7 +157,7 @@ def test_a_plan_tells_the_same_steps_with_their_arguments(run):
 
 
 def test_a_plan_needs_no_root(root):
-    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    become = [*opened_python(), "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
     words = [*become, PYTHON, SCRIPT, "run", "--plan", "--rootfs", root, "true"]
     if subprocess.run([*become, PYTHON, "-c", ""], stderr=subprocess.DEVNULL).returncode:
         pytest.skip(f"a normal user cannot execute {PYTHON}")

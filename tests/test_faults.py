@@ -62,7 +62,10 @@ VITAL = """capset chroot keyctl mount mount_setattr move_mount open_tree persona
     prctl sethostname setgroups setresgid setresuid setsid umount2 unshare"""
 # What every process does in any case: a sign that the injector follows it.
 DONE = ({"clone", "sendmsg"}, {"unshare", "prctl"}, {"pivot_root", "setresuid", "execve"})
-DEFECT = re.compile("internal error(?!: (ImportError|MemoryError|ModuleNotFoundError))")
+# Python's own words for a module that cannot be read, or of which a part is missing, will do.
+DEFECT = re.compile(
+    r"internal error(?!: ((Import|Memory|ModuleNotFound)Error\(|AttributeError\(.module))"
+)
 PATIENCE = 30  # seconds, for what takes a tenth of one where nothing else goes on
 
 
