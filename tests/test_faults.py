@@ -198,6 +198,8 @@ class Injector:
                 line = line.split("pipe:")[0].split("socket:")[0]
             elif words and words[0].endswith(":") and len(words) == 17:
                 line = words[0]  # /proc/net/dev
+            if "--init" in self.options and (line.endswith(" 3") or "/proc/1/fd/3" in line):
+                continue  # run's socket, which init closes when the command is on its way
             if not line.startswith((*VARYING, "total")):
                 lines.append(line)
         return "\n".join(lines) + "\n"
