@@ -328,8 +328,8 @@ def complaint(probe: Injector, call: Call, error: int) -> str:
             return f"left: {remains}"  # only who is not let remove it may leave it to the next
     if not hit and code == 7:
         return ""
-    if call.late and call.side == 1 and call.name in ("wait4", "read"):
-        return ""  # a guard that cannot wait has nobody left to tell it to
+    if call.late and call.side > 0 and call.name in ("rt_sigtimedwait", "wait4", "waitid", "read"):
+        return ""  # a guard or an init that cannot wait has nobody left to tell it to
     if code is None or took > PATIENCE:
         return f"hangs: {errors}"
     if code == 7:
