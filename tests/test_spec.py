@@ -25,6 +25,7 @@ from conftest import (
     PYTHON,
     REPOSITORY,
     SCRIPT,
+    NormalUser,
     cgroup_path,
     fine,
     go,
@@ -60,6 +61,11 @@ OPTIONS = {  # what `run` and `spec` are both told
     "together": "-m 40m --pids-limit 7 --cpus 0.5 -u 65534 -v VOLUME:/srv --read-only "
                 "--network none --cap-drop ALL --cap-add NET_RAW -h other",
     "environment": "-e A=b -e PATH=/bin -e NOT_SET_HERE -w /usr/bin -h other",
+}
+
+NORMAL_OPTIONS = {  # what a normal user tells both
+    "nothing": "",
+    "together": "-v VOLUME:/srv --read-only --network none --cap-drop ALL -h other -e A=b -w /usr",
 }
 
 CALLS = (  # for attempts/syscalls.c
@@ -146,6 +152,13 @@ UNAVOIDABLE = (
     (r"^(unshare 0x10000000): (ENOSPC|0)$", r"\1", "which --security-opt takes away"),
 )  # fmt: skip
 
+# With subordinate ids. (crun sets groups, but what is printed is for all engines.)
+UNAVOIDABLE_FOR_A_NORMAL_USER = (
+    *UNAVOIDABLE,
+    (r"^Groups:.*", "Groups:", "runc refuses to set any in a container that root has not started"),
+    (r"^(uid=\S+ gid=\S+) groups=.*", r"\1", "the same, as id has it"),
+)  # fmt: skip
+
 
 def probe() -> str:
     """The script that asks: PROBE, then CALLS."""
@@ -177,6 +190,14 @@ def words(place: Path, armed_root: Path, parent: str) -> Callable[[str], list[st
     volume.chmod(0o777)
     always = ["--rootfs", str(armed_root), "--cgroup-parent", parent]
     return lambda options: [*always, *options.replace("VOLUME", str(volume)).split()]
+
+
+@pytest.fixture(params=["", "student:300000:65536"], ids=["one id", "subordinate ids"])
+def user(request: pytest.FixtureRequest, normal_user: Callable[..., NormalUser]) -> NormalUser:
+    """A normal user of either kind."""
+    if request.param and not shutil.which("newuidmap"):
+        pytest.skip("newuidmap is not installed (Debian package uidmap)")
+    return normal_user(subuid=request.param)
 
 
 def bundle(path: Path, *words: str) -> Path:
@@ -295,6 +316,31 @@ def test_the_comparison_notices_a_change_of(change, noticed, words, place):
     theirs = answers(engine(place, made), with_limits=True)
     lines = differences(ours, theirs, UNAVOIDABLE)
     assert any(line.startswith(noticed) for line in lines), "\n".join(lines)
+
+
+@needs_engine
+@pytest.mark.skipif(ENGINE == "crun", reason="crun's is another machine: see below")
+@pytest.mark.parametrize("options", NORMAL_OPTIONS.values(), ids=NORMAL_OPTIONS)
+def test_a_normal_users_bundle_gives_the_same_answers_as_run(options, user, armed_root, place):
+    """As that user, with a root of their own, which needs no copy: nobody's ids are shifted."""
+    own, made = user.home / "root", user.home / "bundle"
+    subprocess.run(["cp", "-a", armed_root, own], check=True)
+    (user.home / "volume").mkdir()
+    subprocess.run(["chown", "-Rh", f"{user.uid}:{user.uid}", user.home], check=True)
+    given = ["--rootfs", str(own), "--cgroup-parent", "none"]
+    given += options.replace("VOLUME", str(user.home / "volume")).split()
+    given += ["/bin/sh", "-c", probe()]
+    assert not fine(go("spec", "--bundle", made, *given, prefix=user.prefix))
+    ours = answers([*user.prefix, PYTHON, str(SCRIPT), "run", *given], with_limits=False)
+    theirs = answers([*user.prefix, *engine(user.home, made)], with_limits=False)
+    lines = differences(ours, theirs, UNAVOIDABLE_FOR_A_NORMAL_USER)
+    assert not lines, "\n".join(lines)
+
+
+def test_a_normal_user_cannot_ask_for_root_outside(user, root):
+    words = ["--rootfs", root, "--cgroup-parent", "none", "--userns", "host-root", "true"]
+    for command in ("run", "spec"):
+        assert "host-root is root's" in one_line(go(command, *words, prefix=user.prefix))
 
 
 @pytest.mark.once
