@@ -1,5 +1,7 @@
 """Slurm, a real one, of two nodes on this machine's loopback: a bundle runs on any of them.
 
+The lines for oci.conf and the script slurm-run are the README's own.
+
 Nothing of the machine's own Slurm, if it has one, is touched: munge, slurmctld and two slurmd have
 their keys, sockets, ports and state in a temporary directory.
 """
@@ -17,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, Result, fine, go, wait_until
+from conftest import PYTHON, REPOSITORY, SCRIPT, Result, children, fine, go, wait_until
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "runc")
 missing = [name for name in DAEMONS if not shutil.which(name, path="/usr/sbin:/usr/bin")]
@@ -26,30 +28,9 @@ pytestmark = [
     pytest.mark.skipif(bool(missing), reason="needs slurm-wlm, munge, runc: apt-get install them"),
 ]
 
-RUNC = """\
-RunTimeQuery="runc state %n.%j.%s.%t"
-RunTimeKill="runc kill --all %n.%j.%s.%t"
-RunTimeDelete="runc delete --force %n.%j.%s.%t"
-RunTimeRun="runc run --bundle %b %n.%j.%s.%t"
-"""
-
-OURSELVES = """\
-RunTimeQuery="true"
-RunTimeKill="true"
-RunTimeDelete="true"
-RunTimeRun="exec /usr/bin/python3 {0}/slurm-run %b"
-"""
-
-SLURM_RUN = f"""\
-import json, os, sys
-
-config = json.load(open(f"{{sys.argv[1]}}/config.json"))
-process = config["process"]
-os.execv({PYTHON!r}, [
-    {PYTHON!r}, {str(SCRIPT)!r}, "run", "--cgroup-parent=none",
-    f"--rootfs={{config['root']['path']}}", f"--hostname={{config['hostname']}}",
-    *(f"--env={{each}}" for each in process["env"]), "--", *process["args"]])
-"""
+README = (REPOSITORY / "README.md").read_text()
+RUNC, OURSELVES = re.findall(r"```text\n(RunTimeQuery.*?)```", README, re.DOTALL)
+(SLURM_RUN,) = re.findall(r"```text\n(import json.*?)```", README, re.DOTALL)
 
 SLURM_CONF = """\
 ClusterName=loopback
@@ -66,6 +47,7 @@ SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
+KillWait=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=1
 NodeName=node1 NodeHostname={name} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=10
 NodeName=node2 NodeHostname={name} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=10
@@ -112,8 +94,10 @@ def cluster(runtime: str) -> Iterator[Callable[..., Result]]:
         (place / "munge/key").chmod(0o400)
         ports, name = free_ports(3), os.uname().nodename.partition(".")[0]
         (place / "slurm.conf").write_text(SLURM_CONF.format(place, name=name, ports=ports))
-        (place / "oci.conf").write_text(runtime.format(place))
-        (place / "slurm-run").write_text(SLURM_RUN)
+        runtime = runtime.replace("/usr/bin/python3", PYTHON).replace("/shared", str(place))
+        (place / "oci.conf").write_text(runtime)
+        (place / "slurm-run").write_text(SLURM_RUN.replace("/shared", str(place)))
+        (place / "go_container.py").symlink_to(SCRIPT)
         conf = {"SLURM_CONF": str(place / "slurm.conf")}
         munge = [f"--{file}-file={place}/munge/{file}" for file in ("key", "log", "pid", "seed")]
         munge += [f"--socket={place}/munge/socket", "--num-threads=2", "--foreground", "--force"]
@@ -183,10 +167,57 @@ def test_an_array_of_twenty_returns_every_exit_code(slurm, bundle):
     assert {"NodeList=node1", "NodeList=node2"} <= set(jobs().split())
 
 
-def test_this_program_can_be_slurms_runtime_itself(root, place):
-    """The bundle is the root as it is, since this program shows it through an idmap."""
-    words = ("--rootfs", root, "--cgroup-parent", "none", "-h", "demo", "/bin/true")
-    fine(go("spec", "--bundle", place / "bundle", *words))
-    (place / "bundle/rootfs").symlink_to(root)
-    with cluster(OURSELVES) as slurm:
-        on_both_nodes(slurm, place / "bundle")
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Callable[..., Result]]:
+    """The same, with this program itself as Slurm's runtime."""
+    with cluster(OURSELVES) as commands:
+        yield commands
+
+
+def plain_bundle(path: Path, root: Path, *options: str | Path) -> Path:
+    """Without a copy: this program shows the root through an idmap."""
+    words = ("--rootfs", root, "--cgroup-parent", "none", "-h", "demo", *options, "/bin/true")
+    fine(go("spec", "--bundle", path, *words))
+    (path / "rootfs").symlink_to(root)  # Slurm 22.05 looks for it nowhere else
+    return path
+
+
+def test_this_program_can_be_slurms_runtime_itself(ours, root, place):
+    on_both_nodes(ours, plain_bundle(place / "bundle", root))
+
+
+def test_as_slurms_runtime_it_does_what_the_bundle_says(ours, root, place):
+    (place / "volume").mkdir()
+    (place / "volume/file").write_text("it\n")
+    options = ["-v", f"{place}/volume:/mnt:ro", "-u", "65534:65534", "-w", "/usr", "--read-only"]
+    options += ["--network", "none", "--cap-drop", "ALL", "-e", "A=b  c"]
+    made = plain_bundle(place / "bundle", root, *options)
+    ask = """id -u; id -g; pwd; cat /mnt/file; touch /mnt/file /file; echo "$A"
+        grep -c : /proc/net/dev; grep CapBnd /proc/self/status; for each; do echo "[$each]"; done"""
+    words = ("--export=NONE", f"--container={made}", "sh", "-c", ask, "sh", "x  y", "", "it's")
+    done = ours("srun", *words)
+    assert done.stdout.splitlines() == [
+        "65534", "65534", "/usr", "it", "b  c", "1", "CapBnd:\t0000000000000000",
+        "[x  y]", "[]", "[it's]",
+    ], done  # fmt: skip
+    assert done.stderr.count("Read-only file system") == 2
+
+
+def test_scancel_leaves_nothing_of_it(ours, root, place):
+    made, before = plain_bundle(place / "bundle", root), {*children(os.getpid())}
+    word = f"--wrap=srun --container={made} sh -c 'trap : TERM; sleep 98765; sleep 98765'"
+    job = ours("sbatch", "--parsable", "--output=/dev/null", word).stdout.strip()
+
+    def sleeps() -> list[int]:
+        found = []
+        for pid in children(os.getpid()):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found += [pid] * (words[:2] == [b"sleep", b"98765"])
+        return found
+
+    assert wait_until(sleeps, 20), ours("scontrol", "show", "job", job)
+    assert ours("scancel", job).returncode == 0
+    assert wait_until(lambda: {*children(os.getpid())} <= before, 60), sleeps()
