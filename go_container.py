@@ -1740,8 +1740,8 @@ def spec(words: list[str]) -> int:
         raise Usage("--copy goes with --bundle DIR")
     if options.init:
         raise Failure("--init is not in a config.json: engines bring their own")
-    if os.geteuid() != 0:
-        raise Failure("spec describes the container that root would start: sudo")
+    if options.userns and os.geteuid() != 0:
+        raise Failure("--userns host-root is root's to say")
     path = root_of(options)
     if not root_entries(path):
         raise Failure(f"the root {path} is empty; pull fills it")
@@ -1772,7 +1772,8 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
         "process": {
             "terminal": wants_terminal(options), "args": command, "cwd": options.workdir,
             "env": [f"{name}={value}" for name, value in environment_for(options, home).items()],
-            "user": {"uid": user, "gid": group, "additionalGids": groups},
+            # No groups for a normal user: without root, engines cannot set any.
+            "user": {"uid": user, "gid": group, "additionalGids": [] if os.geteuid() else groups},
             "capabilities": {"bounding": kept, "permitted": kept, "effective": kept,
                              "inheritable": [], "ambient": []},
             "noNewPrivileges": True,
@@ -1792,12 +1793,14 @@ def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any
 
 def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
     """/proc, /dev and what is in it, resolv.conf, the volumes; an engine brings /dev's nodes."""
+    has_tty = id_maps(options)["gid"][-1][2] > 5  # a single id has no group tty
     for target, kind, words in (("/proc", "proc", "nosuid,nodev,noexec"), *FILE_SYSTEMS):
+        words = words if has_tty else words.removesuffix(",gid=5")
         yield {"destination": target, "type": kind, "source": kind, "options": words.split(",")}
     name_servers = [(RESOLV_CONF, RESOLV_CONF, True)] * shows_resolv_conf(options)
     for source, target, read_only in name_servers + options.volume:
         yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
-               "options": ["bind", "nodev", *["ro"] * read_only]}
+               "options": ["rbind" if os.geteuid() else "bind", "nodev", *["ro"] * read_only]}
 
 
 def oci_resources(options: Options) -> dict[str, Any]:
@@ -1829,6 +1832,8 @@ def oci_seccomp(options: Options) -> dict[str, Any]:
 def copy_root(source: str, target: str, maps: dict[str, list[tuple[int, int, int]]]) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
     spawn("cp", "-aT", source, target)
+    if os.geteuid() != 0:
+        return  # 0 inside is who owns it
     uid, gid = (ranges[0][1] for ranges in maps.values())
     seen: set[int] = set()  # folders come twice, and files with several names (hard links)
     for folder, names, files in os.walk(target):

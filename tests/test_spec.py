@@ -435,7 +435,7 @@ def test_a_bundle_that_is_there_already_is_left_alone(words, place):
 def test_the_engine_ends_with_the_commands_exit_code(root, parent, place):
     words = ["--rootfs", root, "--cgroup-parent", parent, "sh", "-c", "exit 7"]
     made = bundle(place / "bundle", "--copy", *words)
-    assert subprocess.run(engine(place, made), stdin=subprocess.DEVNULL).returncode == 7
+    assert subprocess.run(engine(place, made), input=b"").returncode == 7
 
 
 @pytest.mark.once
