@@ -261,6 +261,7 @@ def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
     except Exception as error:
         failure = as_failure(error)
         if lesson:
+            lesson.flush()
             lesson.drop_baton()
         send(side.socket, f"failed {failure.code} {failure}")
         os._exit(125)
@@ -903,6 +904,8 @@ def reset_process(inside: Inside) -> None:
     """
     do(os.umask, 0o022)
     do(personality, 0)
+    if planning():
+        return  # it has more to say, perhaps to a reader who has gone
     for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
     if not inside.options.init:
@@ -1878,22 +1881,24 @@ def pull(words: list[str]) -> int:
         raise Failure(f"{path} is not empty; --force replaces it")
     if options.busybox:
         replace_root(path, fill_from_busybox)
-    else:
-        source = (sources[0], options.sha256) if sources else alpine()
+        return 0
+    source = (sources[0], options.sha256) if sources else alpine()
+    try:
         replace_root(path, lambda root: unpack(*source, root))
+    except NoNetwork as failure:
+        raise Failure(f"{failure}; pull takes a FILE, too, or --busybox") from None
     return 0
 
 
 def pull_or_busybox(path: str) -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
-    say(f"{path} is empty: pulling Alpine Linux {ALPINE}")
     try:
         replace_root(path, lambda root: unpack(*alpine(), root))
     except NoNetwork as failure:
         if not static_busybox():
             raise Failure(f"{path} is empty and {failure}; three ways out: a network, "
                           "go_container.py pull FILE, or apt install busybox-static") from None
-        say(f"{failure}: a root of the host's busybox instead of Alpine")
+        say(f"{failure}: {path} gets the host's busybox instead of Alpine")
         replace_root(path, fill_from_busybox)
 
 
@@ -1988,7 +1993,7 @@ def download(url: str) -> BufferedRandom:
         reason = getattr(error, "reason", error)
         kind = Failure if isinstance(reason, ssl.SSLError) else NoNetwork  # a lie is no silence
         words = getattr(reason, "strerror", None) or reason
-        raise kind(f"{url} cannot be reached: {words}; pull takes a FILE, too") from None
+        raise kind(f"{url} cannot be reached: {words}") from None
     if done < size:
         raise Failure(f"{url}: it ended after {done} of {size} bytes")
     file.seek(0)
@@ -2194,7 +2199,7 @@ class Lesson:
     def compare(self, host: Host) -> None:
         """Both sides as the kernel sees them, when the container is complete: * marks the new."""
         here, there = kernel_view("self"), kernel_view(str(host.pid_1))
-        for name, text in here.items():
+        for name, text in here.items() if not self.plan else ():
             mark = "  " if there.get(name) == text else "* "
             left, right = (side if len(side) < self.half else f"{side[:self.half - 2]}…" for side in
                            (f"  {name}: {text}", f"{mark}{name}: {there.get(name, '?')}"))
@@ -2220,7 +2225,10 @@ class Lesson:
 
     def flush(self) -> None:
         """Write the present step's lines."""
-        os.write(self.screen, "".join(f"{line}\n" for line in self.lines).encode())
+        try:
+            os.write(self.screen, "".join(f"{line}\n" for line in self.lines).encode())
+        except BrokenPipeError:
+            pass  # who has seen enough
         self.lines = []
 
 

@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,15 @@ def host_files(tmp_path: Path, **files: str) -> list[str]:
         (tmp_path / name).write_text(text)
         script = f"mount --bind '{tmp_path / name}' /etc/{name} && {script}"
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+@pytest.fixture(autouse=True)
+def reap_strays() -> Iterator[None]:
+    """Who has lost its parent is ours, and counts in its cgroup until we have waited for it."""
+    yield
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ def complaint(probe: Injector, call: Call, error: int) -> str:
     if code is None or took > PATIENCE:
         return f"hangs: {errors}"
     if code == 7:
-        if errors:
+        if errors and "whether a limit was hit is not known" not in errors:
             return f"says: {errors}"
         if seen != probe.normal.seen:
             lost = set(probe.normal.seen.split("\n")) ^ set(seen.split("\n"))
