@@ -353,7 +353,10 @@ def find_root(host: Host) -> None:
 
 
 def choose_terminal(host: Host) -> None:
-    """Without a terminal of its own, no job control, no Ctrl-C, and ours within its reach."""
+    """A terminal of its own gives a shell job control and Ctrl-C, and keeps ours out of reach.
+
+    pty(7), termios(3).
+    """
     if host.options.tty and host.options.interactive and not os.isatty(0):
         raise Failure("the input device is not a TTY; leave out -t")
     if wants_terminal(host.options) and os.isatty(0):
@@ -363,7 +366,10 @@ def choose_terminal(host: Host) -> None:
 
 
 def find_cgroup(host: Host) -> None:
-    """The cgroup that cgroup.sh prepared, in each hierarchy that has a controller we need."""
+    """The cgroup that cgroup.sh prepared: what all containers in it may take together.
+
+    cgroups(7). There is one in each hierarchy that has a controller which we need.
+    """
     options = host.options
     if options.userns and os.geteuid() != 0:
         raise Failure("--userns host-root is root's to say")
@@ -378,7 +384,10 @@ def find_cgroup(host: Host) -> None:
 
 
 def fork_middle(host: Host) -> None:
-    """A process in between: who unshares a PID namespace stays outside, its children enter."""
+    """A process in between: who unshares a PID namespace stays outside, its children enter.
+
+    fork(2), pid_namespaces(7).
+    """
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
     host.middle = do(os.fork)
     if host.middle == 0:
@@ -393,7 +402,10 @@ def fork_middle(host: Host) -> None:
 
 
 def make_leaf(host: Host) -> None:
-    """A cgroup of its own below the prepared one: the limits there hold, these only tighten."""
+    """A cgroup of its own below the prepared one: the limits there hold, these only tighten.
+
+    cgroups(7).
+    """
     options = host.options
     asked = {"pids": options.pids_limit, "memory": options.memory,
              "cpu": round(options.cpus * CPU_PERIOD)}
@@ -494,7 +506,7 @@ def sweep_leaves(host: Host) -> None:
 
 
 def await_exec(host: Host) -> None:
-    """After "exec", end of file on the socket: exec has closed it, and now it is the command."""
+    """Wait for "exec", then for the socket's end: exec closes it, and PID 1 is the command."""
     words = ["", ""]
     while words != [""]:
         expected = [""] if words == ["exec"] else ["exec", "terminal"]
@@ -510,7 +522,10 @@ def await_exec(host: Host) -> None:
 
 
 def supervise(host: Host) -> None:
-    """Forward signals, relay the terminal, and wait for the end of PID 1, and so of all inside."""
+    """Forward signals, relay the terminal, and wait for the end of PID 1, and so of all inside.
+
+    pidfd_open(2), pid_namespaces(7).
+    """
     guard_fd = os.pidfd_open(host.middle)
     watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN, guard_fd: POLLIN}
     deadline, relay = 0.0, host.relay
@@ -597,9 +612,9 @@ def unshare_namespaces(host: Host) -> None:
 
 
 def keep_capabilities(host: Host) -> None:
-    """Ambient capabilities survive the exec of `child`, which is not root in any namespace yet.
+    """Powers over the new namespaces are made ambient: else exec would take them from `child`.
 
-    capabilities(7). It stays the caller for that exec: once it is root inside, nobody outside,
+    capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody outside,
     it could not read a Python or a script below a private directory such as /root.
     (capset and not python-prctl, since importing that would delay the start by 3 ms, or 8 %.)
     """
@@ -742,7 +757,10 @@ def change_user(user: int, group: int, groups: list[int]) -> None:
 
 
 def set_hostname(inside: Inside) -> None:
-    """A UTS namespace holds nothing but names: the host keeps its own."""
+    """A UTS namespace holds nothing but names: the host keeps its own.
+
+    sethostname(2), uts_namespaces(7).
+    """
     do(_socket.sethostname, inside.options.hostname)
 
 
@@ -777,8 +795,8 @@ def fetch_from_host(inside: Inside) -> None:
 def enter_root(inside: Inside) -> None:
     """The root becomes /, and the host's file systems are gone: there is no way left to name them.
 
-    pivot_root(2) swaps the two, with the old root stacked on the new one, to be taken off.
-    chroot alone would leave the old one mounted, one climb away.
+    pivot_root(2), chroot(2). The old root is stacked on the new one, to be taken off. chroot
+    alone would leave it mounted, one climb away.
     """
     sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
     (root,) = inside.take("root")
@@ -791,7 +809,10 @@ def enter_root(inside: Inside) -> None:
 
 
 def make_dev(inside: Inside) -> None:
-    """The few devices that every program expects, shown from the host; its disks are not there."""
+    """The few devices that every program expects, shown from the host; its disks are not there.
+
+    null(4), random(4), pts(4), tmpfs(5).
+    """
     for target, kind, options in FILE_SYSTEMS:
         mount_point(target)
         if inside.ids < 6:  # a single id has no group tty
