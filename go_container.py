@@ -951,8 +951,11 @@ def start_init(inside: Inside) -> None:
     import prctl
 
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    cleaned, cleaning = os.pipe()
     pid = do(os.fork)
     if pid == 0:
+        os.close(cleaning)
+        os.read(cleaned, 1)  # end of file: in PID 1 nothing of the launcher's can be seen any more
         os.setpgid(0, 0)
         if wants_terminal(inside.options):
             os.tcsetpgrp(0, os.getpid())  # the foreground; SIGTTOU is blocked

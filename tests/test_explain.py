@@ -129,8 +129,8 @@ def test_the_picture_is_in_the_order_of_events(run, _):
 def test_the_exec_that_succeeds_is_told_last(run):
     """After those in folders that do not have it."""
     told = lesson_of(run("--explain", "echo"))
-    execs = re.findall(r"execve\((\S+),", told)
-    assert execs[-1] == "/bin/echo" and told.count("= No such file") == len(execs) - 2
+    execs = re.findall(r"execve\((\S+/echo),", told)
+    assert execs[-1] == "/bin/echo" and told.count("= No such file") == len(execs) - 1 > 0
 
 
 @needs_strace
