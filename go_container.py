@@ -1772,12 +1772,16 @@ def spec(words: list[str]) -> int:
     path = root_of(options)
     if not root_entries(path):
         raise Failure(f"the root {path} is empty; pull fills it")
+    config = oci_config(options, command, "rootfs" if options.copy else path)
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
+        raise Failure(f"config.json is UTF-8; {error.object[error.start]} is not") from None
     if options.bundle:
         os.makedirs(options.bundle)
         if options.copy:
             copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
-    text = json.dumps(oci_config(options, command, "rootfs" if options.copy else path), indent=2)
-    if options.bundle:
         write(f"{options.bundle}/config.json", f"{text}\n")
     else:
         print_all(f"{text}\n")
@@ -1898,8 +1902,10 @@ def pull(words: list[str]) -> int:
     words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
     """
     options, sources = parse(words, PULL_OPTIONS)
-    if len(sources) > 1 or sources and options.busybox:
+    if len(sources) > 1 or sources and (options.busybox or not sources[0]):
         raise Usage("one FILE or URL at the most")
+    if options.sha256 and not sources:
+        raise Usage("--sha256 goes with FILE or URL")
     path = root_of(options)
     if os.path.isdir(path) and root_entries(path) and not options.force:
         raise Failure(f"{path} is not empty; --force replaces it")
@@ -2644,7 +2650,10 @@ def write(path: str, text: str) -> None:
     kernels = path.startswith(("/proc/", "/sys/"))
     fd = os.open(path, os.O_WRONLY if kernels else os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        os.write(fd, text.encode())
+        os.write(fd, os.fsencode(text))
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(fd)
 
