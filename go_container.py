@@ -2677,7 +2677,7 @@ def spawn(*command: str) -> str:
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        lines = done.stderr.strip().split("\n")
+        lines = [line for line in done.stderr.split("\n") if "tar: Removing leading" not in line]
         raise Failure(lines[0] or f"{command[0]}: exit code {done.returncode}")
     return done.stdout
 
