@@ -1780,9 +1780,13 @@ def spec(words: list[str]) -> int:
         raise Failure(f"config.json is UTF-8; {error.object[error.start]} is not") from None
     if options.bundle:
         os.makedirs(options.bundle)
-        if options.copy:
-            copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
-        write(f"{options.bundle}/config.json", f"{text}\n")
+        try:
+            if options.copy:
+                copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
+            write(f"{options.bundle}/config.json", f"{text}\n")
+        except BaseException:  # no half a bundle
+            spawn("rm", "-rf", "--", options.bundle)
+            raise
     else:
         print_all(f"{text}\n")
     return 0
@@ -1862,7 +1866,7 @@ def oci_seccomp(options: Options) -> dict[str, Any]:
 
 def copy_root(source: str, target: str, maps: dict[str, list[tuple[int, int, int]]]) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
-    spawn("cp", "-aT", source, target)
+    spawn("cp", "-aT", "--", source, target)
     if os.geteuid() != 0:
         return  # 0 inside is who owns it
     uid, gid = (ranges[0][1] for ranges in maps.values())
@@ -2644,13 +2648,15 @@ def lines_of(path: str) -> list[str]:
 
 
 def write(path: str, text: str) -> None:
-    """Write a small file in one go, as the kernel's want it."""
+    """Write a small file, the kernel's in one go."""
     if lesson and not lesson.call("write", (path, text)):
         return
     kernels = path.startswith(("/proc/", "/sys/"))
     fd = os.open(path, os.O_WRONLY if kernels else os.O_WRONLY | os.O_CREAT, 0o644)
+    data = os.fsencode(text)
     try:
-        os.write(fd, os.fsencode(text))
+        while data:  # a disk that gets full takes a part, and refuses the next one
+            data = data[os.write(fd, data):]
     except OSError as error:
         error.filename = path
         raise

@@ -429,16 +429,19 @@ def test_spec_of_something_to_be_refused_is_one_line_and_leaves_nothing(spec, be
 @one_in_ten
 @hypothesis.given(
     typed=st.lists(RIGHT, max_size=6),
-    bundle=st.sampled_from([[], ["--bundle", "new"], ["--bundle=deep/new", "--copy"]]),
+    bundle=st.sampled_from(["", "new", "-new", "deep/new"]),
+    copy=st.booleans(),
     command=st.lists(st.one_of(TEXT, BYTES), min_size=1, max_size=3),
 )
-def test_spec_of_what_is_right_describes_that_container(spec, typed, bundle, command):
+def test_spec_of_what_is_right_describes_that_container(spec, typed, bundle, copy, command):
     hypothesis.assume(sum("mnt" in change for _, change in typed) < 2)
     spec.reset()
     there = spec.tree()
     expected = expected_of(typed, spec.place / "alpine-fs")
     words = [word for some, _ in typed for word in some]
-    result = spec(*bundle, *words, "--", *command)
+    copy = copy and bundle != ""
+    options = [f"--bundle={bundle}"] * (bundle != "") + ["--copy"] * copy
+    result = spec(*options, *words, "--", *command)
     is_text = all(word.encode(errors="replace").decode() == word for word in words + command)
     if not is_text or expected["pid"] == "2":  # JSON is UTF-8; and engines bring their own init
         refused(result, "spec", usage=False)
@@ -446,11 +449,10 @@ def test_spec_of_what_is_right_describes_that_container(spec, typed, bundle, com
         return
     text = fine(result)
     if bundle:
-        folder = spec.place / ("deep/new" if "--copy" in bundle else "new")
         assert text == b""
-        text = (folder / "config.json").read_bytes()
-        root = sorted(path.name for path in (folder / "rootfs").rglob("*"))
-        assert root == [".gitignore", "etc", "group", "passwd"] * ("--copy" in bundle)
+        text = (spec.place / bundle / "config.json").read_bytes()
+        root = sorted(path.name for path in (spec.place / bundle / "rootfs").rglob("*"))
+        assert root == [".gitignore", "etc", "group", "passwd"] * copy
     config = json.loads(text.decode())
     json.dumps(config, ensure_ascii=False).encode()  # no half of a character either
     seen = described(config)
@@ -618,7 +620,7 @@ class Elsewhere:
 
     def reset(self, ignored: bytes = b"*\n!.gitignore\n") -> None:
         """A small root in alpine-fs, and no bundle."""
-        for name in ("alpine-fs", "new", "deep"):
+        for name in ("alpine-fs", "new", "-new", "deep"):
             shutil.rmtree(self.place / name, ignore_errors=True)
         (self.place / "alpine-fs/etc").mkdir(parents=True)
         (self.place / "alpine-fs/etc/passwd").write_text(PASSWD)

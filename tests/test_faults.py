@@ -372,20 +372,35 @@ def test_run_killed_at_a_system_call_leaves_nothing(probe):
     assert not complaints, f"{len(complaints)}:\n" + "\n".join(complaints)
 
 
-# --- pull: a disk that is full, and tarballs that mean harm ---------------------------------------
+# --- pull and spec: a disk that is full, and tarballs that mean harm ------------------------------
 
 
 @pytest.fixture
-def pull(place: Path):
-    """`pull(tarball)` into place/root on a disk of 8 MB, in a mount namespace of its own."""
+def on_a_disk(place: Path):
+    """`on_a_disk("8m", *words)`: with place/disk of this size, which is listed at the end."""
     (place / "disk").mkdir()
-    disk = 'mount -t tmpfs -o size=8m,mode=755 disk "$0" && "$@"; code=$?; ls -A "$0"; exit $code'
 
-    def pull(tarball: Path):
-        prefix = ["unshare", "--mount", "sh", "-c", disk, place / "disk"]
-        return go("pull", "--rootfs", place / "disk/root", tarball, prefix=prefix)
+    def on_a_disk(size: str, *words: str | Path):
+        script = f'mount -t tmpfs -o size={size},mode=755 disk "$0" && "$@"; code=$?; ls -A "$0"; '
+        prefix = ["unshare", "--mount", "sh", "-c", f"{script} exit $code", place / "disk"]
+        return go(*words, prefix=prefix)
 
-    return pull
+    return on_a_disk
+
+
+@pytest.fixture
+def pull(place: Path, on_a_disk):
+    """`pull(tarball)` into place/disk/root, where there are 8 MB."""
+    return lambda tarball: on_a_disk("8m", "pull", "--rootfs", place / "disk/root", tarball)
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "20k"])
+@pytest.mark.parametrize("copy", [[], ["--copy"]], ids=["by path", "copied"])
+def test_a_full_disk_is_one_line_and_no_half_a_bundle(on_a_disk, place, size, copy):
+    (place / "root").mkdir()
+    (place / "root/file").write_bytes(bytes(16384 * len(copy)))
+    words = ["--rootfs", place / "root", "--bundle", place / "disk/bundle", *copy, "true"]
+    assert os.strerror(errno.ENOSPC) in one_line(on_a_disk(size, "spec", *words))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(pull, place):
