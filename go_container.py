@@ -2297,7 +2297,10 @@ def inspect(words: list[str]) -> int:
         raise Usage("inspect takes one PID")
     if not os.path.exists(f"/proc/{words[0]}/ns"):
         raise Failure(f"there is no process {words[0]}")
-    here, there = kernel_view("self"), kernel_view(words[0])
+    try:
+        here, there = kernel_view("self"), kernel_view(words[0])
+    except OSError as error:  # EINVAL from mountinfo
+        raise Failure(f"process {words[0]} has ended, or is ending: {error.strerror}") from None
     wide = max(map(len, here.values()))
     table = f"  {'':13} {'this process':{wide}} process {words[0]}\n"
     for name, text in here.items():

@@ -524,6 +524,7 @@ def test_inspect_of_a_process_is_what_the_kernel_says_of_it(inspect, new, state)
         process.kill()
     if state == "ended":
         refused(result, "inspect", usage=False)
+        assert f"process {process.pid} has ended" in result.stderr.decode()
         return
     rows = {line[2:13].strip(): line.split() for line in fine(result).decode().splitlines()[1:]}
     for name, number in links.items():
