@@ -1779,6 +1779,8 @@ def spec(words: list[str]) -> int:
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
         raise Failure(f"config.json is UTF-8; {error.object[error.start]} is not") from None
     if options.bundle:
+        for number in TERMINATING:
+            _signal.signal(number, interrupt)
         os.makedirs(options.bundle)
         try:
             if options.copy:
@@ -2591,7 +2593,7 @@ def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
 
 
 def interrupt(number: int, _: object) -> NoReturn:
-    """A signal handler for pull: clean up on the way out."""
+    """A signal handler for pull and spec: clean up on the way out."""
     raise Failure("interrupted", 128 + number)
 
 

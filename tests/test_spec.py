@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -399,6 +400,20 @@ def test_every_file_of_the_copy_is_shifted_once(fresh_root, place):
         now = after[path]
         assert (now.st_uid, now.st_gid) == (was.st_uid + first, was.st_gid + first), path
         assert (now.st_mode, now.st_nlink) == (was.st_mode, was.st_nlink), path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_copy_leaves_no_bundle(root, place, number):
+    (place / "cp").write_text(f'#!/bin/sh\nmkdir "$4"\ntouch {place}/begun\nexec sleep 60\n')
+    (place / "cp").chmod(0o755)
+    argv = [PYTHON, SCRIPT, "spec", "--rootfs", root, "--copy", "--bundle", place / "bundle", "x"]
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    with subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE) as process:
+        assert wait_until((place / "begun").exists)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode in (-number, 128 + number) and errors.count(b"\n") <= 1, errors
+    assert not (place / "bundle").exists()
 
 
 def test_without_a_copy_the_bundle_names_the_root_where_it_is(root, place, monkeypatch):
