@@ -1,6 +1,6 @@
 """The command line, driven at random: it ends in one line and 125, or in the right result.
 
-GO_CONTAINER_EXAMPLES  how many command lines for each command (default: 50; thorough: 10000)
+GO_CONTAINER_EXAMPLES  how many command lines for each command (default: 40; thorough: 10000)
 
 Most lines have something to be refused, and end before anything is made. One in ten is right: of
 run's, a probe in the container and the host tell whether it is the one that was described; of
@@ -39,14 +39,14 @@ from conftest import (
 hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis: pip install hypothesis")
 st = hypothesis.strategies
 
-EXAMPLES = int(os.environ.get("GO_CONTAINER_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("GO_CONTAINER_EXAMPLES", "40"))
 pytestmark = pytest.mark.once
 
 thorough = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize=EXAMPLES <= 50,
+    derandomize=EXAMPLES <= 40,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 one_in_ten = hypothesis.settings(thorough, max_examples=max(10, EXAMPLES // 10))
