@@ -1779,19 +1779,24 @@ def spec(words: list[str]) -> int:
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
         raise Failure(f"config.json is UTF-8; {error.object[error.start]} is not") from None
     if options.bundle:
-        for number in TERMINATING:
-            _signal.signal(number, interrupt)
-        os.makedirs(options.bundle)
-        try:
-            if options.copy:
-                copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
-            write(f"{options.bundle}/config.json", f"{text}\n")
-        except BaseException:  # no half a bundle
-            spawn("rm", "-rf", "--", options.bundle)
-            raise
+        make_bundle(options, path, f"{text}\n")
     else:
         print_all(f"{text}\n")
     return 0
+
+
+def make_bundle(options: Options, path: str, text: str) -> None:
+    """A directory with config.json and perhaps a copy of the root, or nothing at all."""
+    for number in TERMINATING:
+        _signal.signal(number, interrupt)
+    os.makedirs(options.bundle)
+    try:
+        if options.copy:
+            copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
+        write(f"{options.bundle}/config.json", text)
+    except BaseException:
+        spawn("rm", "-rf", "--", options.bundle)
+        raise
 
 
 def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any]:
