@@ -23,7 +23,7 @@ fail() {  # one line, whatever was typed
 while [ $# -gt 0 ]; do
     option=${1%%=*} value=${1#*=}
     case $1 in
-        --help) echo "$usage"; exit ;;
+        --help | -h) echo "$usage"; exit ;;
         --delete) action=delete; shift; continue ;;
         --name | --pids | --memory | --cpus)
             [ $# -gt 1 ] || fail "$1 needs a value; $usage"

@@ -302,3 +302,7 @@ def test_a_root_that_is_empty_is_refused(run, place):
 
 def test_limits_and_no_cgroup_contradict_each_other(run):
     one_line(run("-m", "32m", "true", parent="none"))
+
+
+def test_rm_is_understood_since_nothing_ever_stays(run):
+    assert fine(run("--rm", "echo", "it")) == b"it\n"
