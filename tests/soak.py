@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -136,13 +137,13 @@ class Launch:
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
                 process.send_signal(signal.SIGTERM)  # at the second one it is killed
-                time.sleep(3)
+                ended(process, 3)
             elif self.victim != "run":
                 pid = process.pid
                 for _ in range(1 + (self.victim == "PID 1")):
                     pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
                 os.kill(pid, signal.SIGKILL)
-                time.sleep(3)
+                ended(process, 3)
             if self.victim in ("run", "signal") and process.poll() is None:
                 process.kill()
         except (IndexError, OSError):
@@ -200,6 +201,12 @@ def unreclaimable() -> int:
     names = ("SUnreclaim:", "KernelStack:", "PageTables:", "Percpu:")
     lines = Path("/proc/meminfo").read_text().splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for a process, but not for ever."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def reap() -> None:
