@@ -262,7 +262,7 @@ GARBAGE = [
     *(f"--memory={text}" for text in ("", "0", "-5", "banana", "1.5g", "50MB", "m", "1023k")),
     *(f"--memory={text}" for text in ("9" * 30, "9999999999g", "0x10m", "50t", "$(id)", "50m\n")),
     *(f"--cpus={text}" for text in ("", "0", "0.009", "-1", ".", "1.2.3", "two", "1e3", "9" * 30)),
-    *("--banana", "-h", "x", "--delete=x", "--pids", "--memory", "--cpus", "--name", ""),
+    *("--banana", "-x", "x", "--delete=x", "--pids", "--memory", "--cpus", "--name", ""),
 ]
 
 
@@ -278,8 +278,9 @@ def test_garbage_is_refused_to_a_normal_user_first(own_parent):
     assert "sudo" in refused(cgroup_sh("--name", own_parent, prefix=become))
 
 
-def test_help_is_the_usage(own_parent):
-    assert prepare(own_parent, "--help").startswith("usage: ")
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_is_the_usage(own_parent, word):
+    assert prepare(own_parent, word).startswith("usage: ")
     assert cgroups(own_parent) == []
 
 
