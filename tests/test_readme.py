@@ -211,6 +211,7 @@ def terminal(project: Path) -> Iterator[Callable[[], Terminal]]:
 SESSIONS = list(boxes("console"))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("text", [t for _, t in SESSIONS], ids=[h for h, _ in SESSIONS])
 def test_a_session_goes_as_the_readme_says(terminal, text):
     terminals, words = [terminal()], Words()

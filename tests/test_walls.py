@@ -15,6 +15,7 @@ import pytest
 from conftest import PYTHON, fine, in_throwaway_namespaces, one_line
 
 pytest_plugins = ["attempts"]
+pytestmark = pytest.mark.once  # the kernel holds them, whichever Python
 
 SECRET = b"a secret of the host"
 
