@@ -102,9 +102,9 @@ class Launch:
 
     def _converse(self, reading: int, process: subprocess.Popen[bytes]) -> bytes:
         """Read what it says until it has ended, and let it go on when it has said it all."""
-        said, answered, deadline = b"", False, time.monotonic() + PATIENCE
+        said, answered, over, deadline = b"", False, False, time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if select.select([reading], [], [], 0.1)[0]:
+            if select.select([reading], [], [], 0 if over else 0.1)[0]:
                 try:
                     data = os.read(reading, 4096)
                 except OSError:
@@ -118,8 +118,10 @@ class Launch:
                         os.write(reading if self.terminal else process.stdin.fileno(), b"\n")
                     except OSError:
                         pass
-            elif process.poll() is not None:
+            elif over:
                 return said
+            else:  # what it said between our look and its end is still to be read
+                over = process.poll() is not None
         self.soak.hanging += 1
         process.kill()
         return said
