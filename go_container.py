@@ -616,7 +616,7 @@ def keep_capabilities(host: Host) -> None:
 
     capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody outside,
     it could not read a Python or a script below a private directory such as /root.
-    (capset and not python-prctl, since importing that would delay the start by 3 ms, or 8 %.)
+    (capset and not python-prctl: its import, here as well, would delay the start by 1 ms.)
     """
     last = last_capability()
     do(capset, (2 << last) - 1, (2 << last) - 1)
@@ -1020,8 +1020,6 @@ def why_not(path: str, error: OSError) -> Failure:
     return Failure(os.strerror(error.errno or 0), code)
 
 
-
-
 # ── Options: docker run's, read once by run and once by child ────────────────────────────────
 
 
@@ -1064,9 +1062,10 @@ class Options:
 
 def a_size(text: str) -> int:
     """Bytes, or with k, m or g; docker takes b and fractions too."""
-    number = text.lower().rstrip("b")
-    power = " kmg".find(number[-1:]) if number else 0
-    size = int(a_decimal(number[:-1] if power > 0 else number) * 1024 ** max(power, 0))
+    number, unit = text.lower().rstrip("b"), 1
+    if number[-1:] in ("k", "m", "g"):
+        number, unit = number[:-1], 1024 ** (" kmg".index(number[-1]))
+    size = int(a_decimal(number) * unit)
     if 0 < size < MINIMUM_MEMORY:
         raise ValueError(f"at least {MINIMUM_MEMORY >> 20}m")
     return size
@@ -1125,8 +1124,9 @@ def a_path(text: str) -> str:
 
 def a_volume(text: str) -> tuple[str, str, bool]:
     """SRC:DST[:ro|rw] as source, target, read-only."""
-    source, target, mode = (text + "::").split(":")[:3]
-    if "/" not in source or not target or mode not in ("", "ro", "rw") or text.count(":") > 2:
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if "/" not in source or not target or mode not in ("", "ro", "rw"):
         raise ValueError("not SRC:DST[:ro], SRC with a slash")
     if a_path(target) == "/":
         raise ValueError("the root itself is given by --rootfs")
@@ -1148,6 +1148,7 @@ def a_text(text: str) -> str:
 def one_of(*words: str) -> Callable[[str], str]:
     """A reader that takes these words only."""
     def choose(text: str) -> str:
+        """One of them, as it is."""
         if text not in words:
             raise ValueError(f"not {' or '.join(words)}")
         return text
@@ -1225,8 +1226,8 @@ def parse_run(words: list[str], known: Any = RUN_OPTIONS) -> tuple[Options, list
     if not command:
         raise Usage("no command to run")
     targets = [target for _, target, _ in options.volume]
-    if len(targets) > len(set(targets)):
-        raise Failure(f"--volume: two for one of {' '.join(targets)}")
+    if twice := {target for target in targets if targets.count(target) > 1}:
+        raise Failure(f"--volume: two for {twice.pop()}")
     options.env = [(name, value) for name, value in options.env if value != "\0"]
     return options, command
 
@@ -1546,10 +1547,11 @@ def delegated(top: str, name: str) -> str:
         hand_down = " ".join(f"+{each}" for each in ("pids", "memory", "cpu") if each in offered)
         write(f"{scope}/cgroup.subtree_control", hand_down)
         os.mkdir(f"{scope}/{name}")
-        for file, value in (("pids.max", "10"), ("memory.max", "50M"), ("memory.swap.max", "0"),
-                            ("cgroup.subtree_control", hand_down)):
-            if mode_of(f"{scope}/{name}/{file}"):  # swap's is there with swap accounting only
-                write(f"{scope}/{name}/{file}", value)
+        for controller, limit in (("pids", 10), ("memory", 50 << 20)):  # as cgroup.sh does
+            for file, text in LIMIT_FILES[controller, 2]:
+                if mode_of(f"{scope}/{name}/{file}"):
+                    write(f"{scope}/{name}/{file}", text.format(limit))
+        write(f"{scope}/{name}/cgroup.subtree_control", hand_down)
     return scope
 
 
@@ -2119,7 +2121,7 @@ class Lesson:
         self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
         self.lockf, self.held = fcntl.lockf, False
         if side == "host":
-            os.dup2(os.memfd_create("baton"), BATON)
+            move_fd(os.memfd_create("baton"), BATON)
             if self.pausing:
                 self.open_keyboard()
         self.namespaces = namespaces_of("self")  # before any is unshared
@@ -2144,7 +2146,7 @@ class Lesson:
     def open_keyboard(self) -> None:
         """The caller's terminal, for all three; standard input is the command's."""
         try:
-            os.dup2(os.open("/dev/tty", os.O_RDONLY), KEYBOARD)
+            move_fd(os.open("/dev/tty", os.O_RDONLY), KEYBOARD)
         except OSError as error:
             raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
 
@@ -2271,6 +2273,12 @@ class Lesson:
         except BrokenPipeError:
             pass  # who has seen enough
         self.lines = []
+
+
+def move_fd(fd: int, number: int) -> None:
+    """Give a descriptor this number, which execs keep."""
+    os.dup2(fd, number)
+    os.close(fd)
 
 
 BATON, KEYBOARD = 20, 21  # descriptors that all three have under these numbers
@@ -2710,7 +2718,8 @@ def subordinate_ids(path: str) -> int:
     ranges = [line.split(":") for line in lines_of(path)]
     for owner in owners:
         for name, first, count in (each for each in ranges if len(each) == 3):
-            if name == owner and is_number(first + count) and int(first) > 0 and int(count) >= IDS:
+            numbers = is_number(first) and is_number(count)
+            if name == owner and numbers and int(first) > 0 and int(count) >= IDS:
                 return int(first)
     return 0
 
@@ -2799,6 +2808,7 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
         function.restype = Long  # a pointer
 
     def call(*arguments: Any) -> int:
+        """The function, with its arguments as C wants them."""
         converted = [Long(word) if isinstance(word, int) else
                      os.fsencode(word) if isinstance(word, str) else word for word in arguments]
         result = int(function(*converted))

@@ -334,7 +334,8 @@ def complaint(probe: Injector, call: Call, error: int) -> str:
     if code is None or took > PATIENCE:
         return f"hangs: {errors}"
     if code == 7:
-        if errors and "whether a limit was hit is not known" not in errors:
+        reported = call.late and errors.count("\n") == 1 and "limit was hit is not known" in errors
+        if errors and not reported:
             return f"says: {errors}"
         if seen != probe.normal.seen:
             lost = set(probe.normal.seen.split("\n")) ^ set(seen.split("\n"))

@@ -38,6 +38,7 @@ RANGES = {
     "given by number": (None, "0:600000:65536\n", 600000),
     "called by one who has none": ("carol", SUBIDS, 400000),
     "called by one who has too few": ("bob", SUBIDS, 400000),
+    "a line without a first id": (None, "root::65536\n", FIRST),
     "only others have": ("alice", "carol:700000:65536\n", FIRST),
 }
 
