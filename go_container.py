@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
 """Run a command in a Linux container: `sudo python3 go_container.py run /bin/sh`.
 
-All of it is in this file, to be read from top to bottom: the map, the stories (`run` on the
-host side, `child` on the container side, `middle` between them), then the steps in the order
-in which the stories tell them, then the plumbing.
+All of it is in this file. Read it from top to bottom: the map, the stories of the three
+processes, then their steps in the order in which the stories tell them, then the plumbing.
 
-    host side                                         container side
+    host                                              container
     run ── fork ──▶ middle
-    make the leaf      unshare(USER|PID|NS|UTS|IPC)
-     ◀── "forked" ─── fork ───────────────────────────▶ PID 1: this file again, as `child`
+    make the leaf      unshare(USER|PID|UTS|IPC)
+     ◀── "forked" ─── spawn ──────────────────────────▶ PID 1: this file again, as `child`
     write uid_map,     │ ── this file, compiled ──────▶ │
-    gid_map            guard: kills PID 1               │ (a second interpreter starts,
-    idmap the root     │      when run is gone           │  8–13 ms in which run prepares)
+    gid_map            guard: kill PID 1               │ (a second interpreter starts,
+    idmap the root     │      when run is gone          │  6–10 ms in which run prepares)
     compile seccomp    │                                │
      ── "go", descriptors ────────────────────────────▶ join the cgroup, become root inside,
-     │                 │                                hostname, pivot_root, /dev, /proc,
-     │                 │                                drop privileges
+     │                 │                                hostname, /dev, /proc, pivot_root,
+     │                 │                                give up powers
      ◀── "failed …", or end of file: close-on-exec ─────┤
     forward signals,   │                                exec the command
     relay the terminal │                                │
@@ -35,42 +34,163 @@ import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _
 
 _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # this folder: a module that somebody has put there would run as root
+
 import _ctypes
 import _socket
 import errno
+import marshal
 import os
 import select
-import sys
+import stat
 import time
 from select import POLLIN, POLLOUT
 
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BufferedRandom
+    from io import BufferedReader
     from typing import Any, NoReturn
 
-CODE = sys._getframe().f_code  # this file, compiled, for fork_pid_1() to hand on
+    Step = Callable[[Any], None]
 
-# ── What a container is made of ──────────────────────────────────────────────────────────────
+CODE = sys._getframe().f_code  # this file, compiled: hand_over_code() sends it to child
+DESCRIPTION: dict[str, Any] = globals().get("DESCRIPTION", {})  # comes with it, in child
+
+# ── The stories ──────────────────────────────────────────────────────────────────────────────
+
+
+def stories(it: Container) -> dict[str, list[Step | str]]:
+    """Each process and its steps, in order. `run`, --plan and the lesson read the same list.
+
+    A string is the heading of a stage. Steps that this container does not need are left out.
+    """
+    seccomp = not it.security_opt
+    return {
+        "host": [
+            "1 LOOK: nothing is made yet",
+            close_inherited, hold_signals, find_root, choose_terminal, find_cgroups,
+            "2 FORK",
+            fork_middle, meet_pid_1,
+            "3 THE HOST PREPARES, while Python starts in PID 1",
+            make_leaf, map_ids, *[clone_mounts] * (os.geteuid() == 0), open_streams,
+            *[compile_seccomp] * seccomp, say_go, sweep_leaves, await_exec,
+            supervise, report_limits, dismiss_guard,
+        ],
+        "middle": [unshare_namespaces, keep_capabilities, spawn_pid_1, hand_over_code, guard],
+        "container": [
+            receive_go,
+            "4 ENTER",
+            join_cgroup, join_session, become_root, set_hostname,
+            *[start_loopback] * (it.network == "none"),
+            leave_host_mounts, make_dev, make_proc, *[open_terminal] * it.has_terminal,
+            enter_root, mount_volumes, enter_workdir,
+            "5 GIVE UP POWERS",
+            drop_privileges, reset_process, *[load_seccomp] * seccomp,
+            "6 RUN AND END",
+            *[start_init] * it.init, exec_command,
+        ],
+    }
+
+
+def run(words: list[str]) -> int:
+    """The host side: make a container, stay beside it, leave nothing behind.
+
+    words: [OPTIONS] COMMAND [ARG...], as in docker-run(1). Returns the exit code.
+    Raises Failure when there is no container, with nothing of one left.
+    """
+    host = Host(words)
+    if host.plan:
+        return print_plan(host)
+    begin_lesson("host", host)
+    try:
+        perform("host", host)
+        return host.exit_code
+    finally:
+        if host.middle:
+            dismiss_guard(host)
+        tidy_up(host)
+
+
+def middle(host: Host) -> NoReturn:
+    """Between the sides: enter new namespaces, start their first process, stay as its guard."""
+    begin_lesson("middle", host)
+    perform_or_tell("middle", host)
+    os._exit(host.exit_code)
+
+
+def child(words: list[str]) -> NoReturn:
+    """The container side: PID 1 furnishes the container, then becomes the command.
+
+    words: the same as run's, for ps to show. What run has made of them came with the code.
+    Whatever goes wrong before the command runs is told to run, which reports it.
+    """
+    if not DESCRIPTION or os.getpid() != 1:
+        raise Failure("child cannot be started by hand: run starts it, as PID 1 of new namespaces")
+    inside = Inside()
+    begin_lesson("container", inside)
+    perform_or_tell("container", inside)
+    os._exit(125)  # exec_command does not return
+
+
+def perform(process: str, side: Host | Inside) -> None:
+    """Take the steps of a story. Raises Failure, also for an OSError that a step let out."""
+    for step in stories(side)[process]:
+        if isinstance(step, str):
+            if lesson:
+                lesson.begin_stage(step)
+            continue
+        try:
+            if lesson:
+                lesson.announce(step)
+            step(side)
+            if lesson:
+                lesson.tell_step(step)
+        except OSError as error:
+            raise Failure(f"{step.__name__}: {words_of(error)}") from None
+
+
+def perform_or_tell(process: str, side: Host | Inside) -> None:
+    """perform(), for the two processes whose failures run reports."""
+    try:
+        perform(process, side)
+    except Exception as error:
+        failure = as_failure(error)
+        send(side.socket, f"failed {failure.code} {failure}")
+        os._exit(125)
+
+
+# ── The container as data ────────────────────────────────────────────────────────────────────
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
-LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-         ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
-FILE_SYSTEMS = (  # target, kind, options as in fstab(5)
+LAYOUT = (  # new file systems: target, kind, options as in fstab(5)
+    ("/proc", "proc", "nosuid,nodev,noexec"),
     ("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536k"),
     ("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
     ("/dev/shm", "tmpfs", "nosuid,nodev,noexec,mode=1777,size=65536k"),
     ("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
 )
-MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug",
-          "scsi", "timer_list", "timer_stats")  # in /proc: what the host does not tell
-READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc: the host's switches
 RESOLV_CONF = "/etc/resolv.conf"
+NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
+LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+         ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
+MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug",
+          "scsi", "timer_list", "timer_stats")  # in /proc: what tells about the host
+READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc: what changes the host
 
 IDS = 65536  # user and group ids in a container: 0–65535
 FIRST_ID = 100000  # what 0 inside is outside, unless /etc/subuid says otherwise
+LAST_ID = (1 << 31) - 1  # as in podman; 4294967295 means "no change" to setresuid(2)
+
+# What a container may take of the kernel's objects that are counted for the user who made it,
+# host root: one part in so many of what the host has.
+SHARE = 4
+SHARED = ("max_inotify_instances", "max_inotify_watches", "max_fanotify_groups",
+          "max_fanotify_marks")  # in /proc/sys/user, namespaces(7)
+SHARED_LIMITS = (11, 12)  # RLIMIT_SIGPENDING and RLIMIT_MSGQUEUE, getrlimit(2)
 
 # Docker's fourteen, by the names of capabilities(7).
 CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid",
@@ -79,9 +199,11 @@ CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "
 
 # System calls that Docker's seccomp profile closes, below the capability that opens them again.
 CLOSED_CALLS = {
-    "": "_sysctl add_key afs_syscall create_module get_kernel_syms io_uring_enter "
-        "io_uring_register io_uring_setup kexec_file_load kexec_load keyctl nfsservctl "
-        "query_module request_key sysfs uselib userfaultfd ustat vm86 vm86old",
+    "": "_sysctl add_key afs_syscall create_module file_getattr file_setattr get_kernel_syms "
+        "getpmsg io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load "
+        "keyctl lsm_get_self_attr lsm_list_modules lsm_set_self_attr nfsservctl putpmsg "
+        "query_module request_key security sysfs tuxcall uprobe uselib userfaultfd ustat vm86 "
+        "vm86old vserver",
     "bpf": "bpf",
     "dac_read_search": "open_by_handle_at",
     "perfmon": "perf_event_open",
@@ -100,218 +222,131 @@ CLOSED_CALLS = {
     "sys_tty_config": "vhangup",
     "syslog": "syslog",
 }
-
-NEW_CALLS = {"open_tree_attr": 467}  # numbers of what a libseccomp in use does not know yet
-
-HELP = """\
-usage: go_container.py run [OPTIONS] COMMAND [ARG...]
-       go_container.py pull [OPTIONS] [FILE|URL]
-       go_container.py spec [OPTIONS] COMMAND [ARG...]
-       go_container.py inspect PID
-
-run: start COMMAND in a container, as docker run does; end with its exit code
-      --explain[=step]       tell what happens while it happens, or step by step
-  -e, --env K=V|K            set a variable (K alone: to the value it has here)
-  -h, --hostname NAME        the name inside (default: container)
-      --init                 a small PID 1: forwards signals and reaps orphans
-  -i, --interactive          without -t: no terminal; standard input is always
-                             handed on
-      --network host|none    the host's network, or an empty one (default: host)
-      --plan                 only tell what would happen
-      --read-only            a root that cannot be written to
-      --rm                   as in docker; here nothing is ever left behind
-      --rootfs DIR           the root (default: alpine-fs here, else beside this
-                             file)
-      --stop-timeout SECS    from a signal that PID 1 ignores to its end
-                             (default: 10)
-  -t, --tty                  a terminal of its own (if standard input and output
-                             are terminals: always)
-  -u, --user USER[:GROUP]    numbers, or names of the root's /etc/passwd, group
-  -v, --volume SRC:DST[:ro]  show SRC of the host as DST inside
-  -w, --workdir DIR          where the command starts (default: /)
-
-limits, within those that cgroup.sh gave to all containers together:
-      --cgroup-parent NAME   what cgroup.sh prepared (default: demo); none: no
-                             limits at all
-      --cpus N               processors, such as 0.5
-  -m, --memory SIZE          bytes, or with b, k, m, g
-      --pids-limit N         processes
-
-walls, and doors in them:
-      --cap-add CAP, --cap-drop CAP      to or from Docker's fourteen; ALL
-      --security-opt seccomp=unconfined  every system call
-      --userns host-root                 root inside is root outside
-
-pull: fill alpine-fs, by default with Alpine Linux, its SHA-256 checked
-      --busybox              with the host's static busybox, without any network
-      --force                replace what is there
-      --rootfs DIR           fill DIR instead
-      --sha256 HEX           what FILE or URL must hash to
-
-spec: print the OCI config.json of what run would start, for runc, podman, Slurm
-      --bundle DIR           make a bundle DIR, with the root by its path
-      --copy                 and a copy of the root, owned by the ids outside
-
-inspect: what the kernel says of process PID and of you; * marks differences
-
-exit code: the command's own; 128+N if signal N ended it; 127 if it was not
-found and 126 if it cannot be run; 125 if there was no container, and a line on
-standard error says why
-"""
-
-# ── The stories ──────────────────────────────────────────────────────────────────────────────
+NEW_CALLS = {  # numbers of what a libseccomp in use may not know yet
+    "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "lsm_list_modules": 461,
+    "open_tree_attr": 467, "file_getattr": 468, "file_setattr": 469,
+}
+LAST_CALL = 469  # calls with higher numbers are newer than this list: closed until looked at
 
 
-def run(words: list[str]) -> int:
-    """The host side: make a container, stay beside it, leave nothing behind.
+class Container:
+    """The description: what run makes of its words, once. `child` gets it with the code.
 
-    words: [OPTIONS] COMMAND [ARG...], as in docker-run(1). Returns the exit code.
-    Raises Failure when there is no container, with nothing of one left.
+    Its attributes are the options by their names (see OPTIONS), and these.
     """
-    host = Host(words)
-    perform(host, close_inherited)
-    begin_lesson("host", host.options)
-    try:
-        perform(
-            host,
-            hold_signals,
-            find_root,
-            choose_terminal,
-            find_cgroup,
-            fork_middle,  # whose story is middle(); that of its child PID 1 is child()
-            make_leaf,
-            meet_pid_1,
-            map_ids,
-            clone_mounts,
-            compile_seccomp,
-            say_go,
-            sweep_leaves,
-            await_exec,
-            supervise,
-            report_limits,
-            dismiss_guard,
-        )
-        return host.exit_code
-    finally:
-        if host.middle:
-            dismiss_guard(host)
-        tidy_up(host)
+
+    command: list[str]
+    environment: dict[str, str]
+    has_terminal: bool  # of its own
+    rootfs: str
+    own_root: bool  # the default one
+    uid: int
+    gid: int
+    groups: list[int]
+    maps: dict[str, list[list[int]]]  # "uid", "gid": first inside, first outside, how many
+    shares: dict[str, int]  # files in /proc/sys/user, and what to write there
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, option: str) -> Any:
+            """The value of an option."""
+
+    def describe(self, words: list[str], command: str) -> None:
+        """Read the options of a command, and see what they come to here. Raises Failure, Usage."""
+        options, self.command = parse(words, command)
+        vars(self).update(options)
+        if not self.command:
+            raise Usage("no command to run")
+        targets = [target for _, target, _ in self.volume]
+        if len(set(targets)) < len(targets):
+            raise Failure(f"--volume: two for {max(targets, key=targets.count)}")
+        if self.userns and os.geteuid() != 0:
+            raise Failure("--userns host-root is for root: nobody else has root to give away")
+        self.volume.sort(key=lambda volume: volume[1].count("/"))  # parents first
+        self.own_root = not options["rootfs"]
+        self.rootfs = root_path(options["rootfs"])
+        self.has_terminal = self.tty if self.tty is not None else (
+            not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
+        self.maps = id_maps(self.userns)
+        self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
+
+    def find_user(self) -> None:
+        """Whom the command runs as, looked up in the root's own passwd(5) and group(5).
+
+        Raises Failure, also for an id that the container's map does not have.
+        """
+        self.uid, self.gid, self.groups, home = look_up_user(self.user, self.rootfs)
+        last = sum(count for _, _, count in self.maps["gid"]) - 1
+        if last == 0:
+            self.groups = []  # with a single id the kernel lets nobody set any
+        for number in (self.uid, self.gid, *self.groups):
+            if number > last:
+                raise Failure(f"--user {self.user}: the container's map has no id {number}, "
+                              f"only 0 to {last}")
+        self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
+                            "HOME": home, **dict(self.env)}
+
+    def keeps(self, capability: str) -> bool:
+        """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
+        if capability in self.cap_drop:
+            return False
+        if capability in self.cap_add or "all" in self.cap_add:
+            return True
+        return capability in CAPABILITIES and "all" not in self.cap_drop
+
+    def layout(self) -> list[tuple[str, str, str]]:
+        """LAYOUT as this container can have it: with a single id there is no group tty."""
+        has_tty = self.maps["gid"][-1][2] > 5
+        return [(target, kind, options if has_tty else options.removesuffix(",gid=5"))
+                for target, kind, options in LAYOUT]
+
+    def binds(self) -> list[tuple[str, str, bool]]:
+        """What of the host's is shown inside: source, target, read-only."""
+        servers = (RESOLV_CONF, RESOLV_CONF, True)
+        wanted = (self.network == "host" and mode_of(RESOLV_CONF, follow=True)
+                  and all(target != RESOLV_CONF for _, target, _ in self.volume))
+        return [*self.volume, *[servers] * bool(wanted)]
 
 
-def middle(host: Host) -> NoReturn:
-    """Between the sides: enter new namespaces, fork their first process, stay as its guard."""
-    begin_lesson("middle", host.options)
-    perform_or_tell(host, unshare_namespaces, keep_capabilities, fork_pid_1)
-    hand_over_code(host)
-    os._exit(guard(host))
-
-
-def child(words: list[str]) -> NoReturn:
-    """The container side: PID 1 furnishes the container, then becomes the command.
-
-    words: the same as run's. What only run can know comes with its "go". Whatever goes wrong
-    before the command runs is told to run, which reports it. Raises Failure by hand.
-    """
-    inside = Inside(run_socket(), words)
-    begin_lesson("container", inside.options)
-    perform_or_tell(
-        inside,
-        receive_go,
-        join_cgroup,
-        join_session,
-        become_root,
-        set_hostname,
-        start_loopback,
-        fetch_from_host,
-        enter_root,
-        make_dev,
-        mount_proc,
-        mount_volumes,
-        enter_workdir,
-        lock_root,
-        find_user,
-        open_terminal,
-        drop_privileges,
-        reset_process,
-        close_system_calls,
-        start_init,
-        exec_command,
-    )
-    os._exit(0)  # --plan; otherwise exec_command does not return
-
-
-def perform(side: Any, *steps: Callable[[Any], None]) -> None:
-    """Go through the steps of a story. Raises Failure, also for an OSError that a step let out."""
-    for step in steps:
-        if lesson:
-            lesson.before(step)
-        try:
-            step(side)
-        except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            raise Failure(f"{step.__name__}{where}: {error.strerror}") from None
-        if lesson:
-            lesson.after(step, side)
-
-
-def perform_or_tell(side: Any, *steps: Callable[[Any], None]) -> None:
-    """perform(), for the two processes whose failures run reports."""
-    try:
-        perform(side, *steps)
-    except Exception as error:
-        failure = as_failure(error)
-        if lesson:
-            lesson.flush()
-            lesson.drop_baton()
-        send(side.socket, f"failed {failure.code} {failure}")
-        os._exit(125)
-
-
-class Host:
-    """What run and the middle know of their container."""
+class Host(Container):
+    """What run and the middle know while their container lives."""
 
     socket: _socket.socket  # to the container side; in the middle: to run
     signals = -1  # signalfd with what was sent to run
     lifeline = alive = -1  # a pipe: the guard reads, and only run has the end to write to
-    middle = 0  # pid, until it is reaped
-    pid_1 = 0  # as the host sees it
-    pid_1_fd = -1  # pidfd
+    middle, middle_fd = 0, -1  # pid, until it is reaped; pidfd
+    pid_1, pid_1_fd = 0, -1  # as the host sees it
     code = -1  # a pipe to PID 1
-    filter = -1  # memfd with the seccomp program
+    filter = b""  # the seccomp program
     leaf = ""
     executing = False  # the command, as far as is known: signals are its own now
     exit_code = 125
-    relay: Relay | None = None
 
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self.options, self.command = parse_run(words)
+    def __init__(self, words: list[str], command: str = "run") -> None:
+        self.describe(words, command)
+        self.description: dict[str, Any] = {}  # of the container, for child
+        self.terminal = Terminal()
         self.cgroups: list[Cgroup] = []
-        self.mounts: list[tuple[str, int]] = []  # the root, volumes: name, detached mount
-        self.terminal: list[Any] = []  # attributes of the caller's, to be restored
+        self.mounts: list[int] = []  # detached: the root, then binds()
         self.kept: list[int] = []  # signals for the command, before there is one
 
 
-class Inside:
+class Inside(Container):
     """What child knows of its container."""
 
-    ids = 1  # how many there are inside
-    user, group, groups, home = 0, 0, [0], "/root"
-    capabilities = 0  # that are effective at the end, a bit each
+    capabilities = 0  # that the command keeps, a bit each
+    filter = b""  # the seccomp program
+    last_capability = 0  # that this kernel knows; read before /proc is the container's
+    tasks: list[int]  # descriptors to join cgroups of version 1
+    mounts: list[int]  # detached: the root, then binds()
 
-    def __init__(self, socket: _socket.socket, words: list[str]) -> None:
-        self.socket = socket
-        self.options, self.command = parse_run(words)
-        self.given: list[tuple[str, int]] = []  # by name: descriptors from run or the host
-
-    def take(self, name: str) -> list[int]:
-        """The descriptors of that name, which are the caller's to close from now on."""
-        taken = [fd for given, fd in self.given if given == name]
-        self.given = [pair for pair in self.given if pair[0] != name]
-        return taken
+    def __init__(self) -> None:
+        vars(self).update(DESCRIPTION)
+        os.set_inheritable(SOCKET, False)
+        self.socket = _socket.socket(fileno=SOCKET)
 
 
-# ── run's steps, on the host side ────────────────────────────────────────────────────────────
+# ── run's steps, on the host ─────────────────────────────────────────────────────────────────
 
 
 def close_inherited(_: Host) -> None:
@@ -334,22 +369,23 @@ def hold_signals(host: Host) -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
     mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
-    host.signals = signalfd(-1, mask, os.O_CLOEXEC)
+    host.signals = libc("signalfd", -1, mask, os.O_CLOEXEC)
     host.lifeline, host.alive = os.pipe()
 
 
 def find_root(host: Host) -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
-    path = root_of(host.options)
-    if not host.options.rootfs and not (os.path.lexists(path) and root_entries(path)):
-        if planning():
-            return
-        pull_or_busybox(path)
-    if not root_entries(path):
-        raise Failure(f"the root {path} is empty; pull --rootfs {path} fills it")
-    for source, target, _ in host.options.volume:
-        if not os.path.exists(source):
+    if host.own_root and not (os.path.lexists(host.rootfs) and root_entries(host.rootfs)):
+        capability_numbers()  # python-prctl is missing? better now than after a download
+        pull_or_busybox(host.rootfs)
+    if not root_entries(host.rootfs):
+        raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
+    for source, target, _ in host.volume:
+        if not mode_of(source, follow=True):
             raise Failure(f"--volume {source}:{target}: {source} does not exist on the host")
+    host.find_user()
+    host.description = {name: value for name, value in vars(host).items()
+                        if isinstance(value, (int, float, str, list, dict))}
 
 
 def choose_terminal(host: Host) -> None:
@@ -357,30 +393,19 @@ def choose_terminal(host: Host) -> None:
 
     pty(7), termios(3).
     """
-    if host.options.tty and host.options.interactive and not os.isatty(0):
-        raise Failure("the input device is not a TTY; leave out -t")
-    if wants_terminal(host.options) and os.isatty(0):
-        import termios
-
-        host.terminal = termios.tcgetattr(0)
+    host.terminal.choose(host)
 
 
-def find_cgroup(host: Host) -> None:
+def find_cgroups(host: Host) -> None:
     """The cgroup that cgroup.sh prepared: what all containers in it may take together.
 
     cgroups(7). There is one in each hierarchy that has a controller which we need.
     """
-    options = host.options
-    if options.userns and os.geteuid() != 0:
-        raise Failure("--userns host-root is root's to say")
-    if options.cgroup_parent != "none":
-        host.cgroups = open_cgroups(options.cgroup_parent, bool(options.cpus))
+    if host.cgroup_parent != "none":
+        host.cgroups = open_cgroups(host.cgroup_parent, bool(host.cpus))
         host.leaf = f"run-{os.urandom(6).hex()}"
-    elif options.memory or options.pids_limit or options.cpus:
+    elif host.memory or host.pids_limit or host.cpus:
         raise Failure("--cgroup-parent none means no limits: leave out either it or them")
-    v2 = any(each.version == 2 for each in host.cgroups)
-    if v2 and 0 < options.memory < MINIMUM_V2:  # child's interpreter starts inside the limit
-        raise Failure(f"--memory {options.memory}: on cgroup v2 at least {MINIMUM_V2 >> 20}m")
 
 
 def fork_middle(host: Host) -> None:
@@ -389,7 +414,7 @@ def fork_middle(host: Host) -> None:
     fork(2), pid_namespaces(7).
     """
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
-    host.middle = do(os.fork)
+    host.middle = os.fork()
     if host.middle == 0:
         try:
             host.socket.close()
@@ -399,48 +424,42 @@ def fork_middle(host: Host) -> None:
         finally:
             os._exit(125)  # whatever happens, it must not go on as if it were run
     theirs.close()
+    host.middle_fd = os.pidfd_open(host.middle)
+
+
+def meet_pid_1(host: Host) -> None:
+    """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
+    words, (host.pid_1_fd,) = wait_for(host, "forked")
+    host.pid_1 = int(words[1])
 
 
 def make_leaf(host: Host) -> None:
     """A cgroup of its own below the prepared one: the limits there hold, these only tighten.
 
-    cgroups(7).
+    cgroups(7). Version 2 takes PID 1 in now, since the first write of another's pid waits
+    12–14 ms for an RCU grace period. In version 1, PID 1 writes for itself: join_cgroup().
     """
-    options = host.options
-    asked = {"pids": options.pids_limit, "memory": options.memory,
-             "cpu": round(options.cpus * CPU_PERIOD)}
+    asked = {"pids": host.pids_limit, "memory": host.memory, "cpu": round(host.cpus * CPU_PERIOD)}
     for cgroup in host.cgroups:
         cgroup.make_leaf(host.leaf)
         for controller in cgroup.controllers:
             if asked[controller]:
                 cgroup.limit(controller, asked[controller])
-
-
-def meet_pid_1(host: Host) -> None:
-    """Who PID 1 is outside; cgroup v2 takes it in now, while its interpreter starts.
-
-    The first write of another's pid waits 12–14 ms for an RCU grace period; v1 lets PID 1
-    write for itself, later and at once: join_cgroup().
-    """
-    words, (host.pid_1_fd,) = wait_for(host, "forked")
-    host.pid_1 = int(words[1])
-    for cgroup in host.cgroups:
-        if cgroup.version == 2:
-            cgroup.write("cgroup.procs", host.pid_1)
+        cgroup.admit(host.pid_1)
 
 
 def map_ids(host: Host) -> None:
     """Which ids outside the ids inside stand for: root in the container is nobody on the host.
 
-    user_namespaces(7). Several ranges at once are not a normal user's to give: newuidmap(1)
+    user_namespaces(7). Only root may write several ranges; for a normal user newuidmap(1)
     looks up in /etc/subuid whether they are theirs.
     """
-    if host.options.userns == "host-root":
+    if host.userns:
         say("warning: --userns host-root: root inside is root outside")
-    for kind, ranges in id_maps(host.options).items():
+    for kind, ranges in host.maps.items():
         numbers = [str(number) for each in ranges for number in each]
         if len(ranges) > 1:
-            do(spawn, f"new{kind}map", str(host.middle), *numbers)
+            spawn(f"new{kind}map", str(host.middle), *numbers)
             continue
         if kind == "gid" and os.geteuid() != 0:
             write(f"/proc/{host.middle}/setgroups", "deny")  # or the kernel refuses the next line
@@ -450,15 +469,26 @@ def map_ids(host: Host) -> None:
 def clone_mounts(host: Host) -> None:
     """The root and the volumes with ids shifted the same way: what is uid 0's on disk is root's.
 
-    An idmapped mount translates owners on the way (mount_setattr(2)); nothing is chowned. Only
-    root may make one: for a normal user, child clones the mounts as they are.
+    mount_setattr(2). An idmapped mount translates owners on the way; nothing is chowned. Only
+    root may make one: for a normal user, `child` clones the mounts as they are.
     """
-    if os.geteuid() != 0:
-        return
-    shift = -1
-    if host.options.userns != "host-root":
-        shift = os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
-    host.mounts = list(clone_for(host.options, shift, recursive=False))
+    idmap = -1 if host.userns else os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
+    host.mounts = clone_for(host, idmap)
+
+
+def open_streams(_: Host) -> None:
+    """Let users of the container open their pipes again by path, such as /dev/stdout.
+
+    The kernel then looks at the pipe's mode, as for a file's: others may read the input and
+    write to the outputs. Nobody else can reach an anonymous pipe: /proc/PID/fd needs the right
+    to trace (proc(5)). Files, devices and sockets of the caller's keep their mode.
+    """
+    for fd, right in ((0, 0o004), (1, 0o002), (2, 0o002)):
+        if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            try:
+                os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | right)
+            except PermissionError:
+                pass  # a pipe of somebody else's stays as it is
 
 
 def compile_seccomp(host: Host) -> None:
@@ -467,8 +497,6 @@ def compile_seccomp(host: Host) -> None:
     seccomp(2). libseccomp knows the numbers and writes the BPF. It happens here because run
     is idle while child's interpreter starts: it costs no time, and child loads no library.
     """
-    if host.options.security_opt == "seccomp=unconfined":
-        return
     try:
         library = _ctypes.dlopen("libseccomp.so.2", 0)
     except OSError:
@@ -477,28 +505,36 @@ def compile_seccomp(host: Host) -> None:
     context = c_function("seccomp_init", library)(SCMP_ACT_ALLOW)
     # i386 and x32 reach the same kernel by other numbers, past these rules: refuse them.
     c_function("seccomp_attr_set", library)(context, SCMP_FLTATR_ACT_BADARCH, refuse(errno.ENOSYS))
-    resolve = c_function("seccomp_syscall_resolve_name", library, check=False)
-    add = c_function("seccomp_rule_add_array", library, check=False)
-    for action, name, argument, mask, value in seccomp_rules(host.options):
+    resolve = c_function("seccomp_syscall_resolve_name", library)
+    add = c_function("seccomp_rule_add_array", library)
+    for action, name, argument, mask, value in seccomp_rules(host):
         number = NEW_CALLS.get(name) or resolve(name)
-        comparison = b"".join(part.to_bytes(size, sys.byteorder) for part, size in
-                              ((argument, 4), (SCMP_CMP_MASKED_EQ, 4), (mask, 8), (value, 8)))
+        comparison = struct(4, argument, SCMP_CMP_MASKED_EQ) + struct(8, mask, value)
         if number != SCMP_ERROR and add(context, action, number, int(mask != 0), comparison):
             raise Failure(f"seccomp_rule_add {name}: libseccomp refuses the rule")
-    host.filter = os.memfd_create("seccomp")
-    c_function("seccomp_export_bpf", library)(context, host.filter)
+    ours, theirs = _socket.socketpair()  # a file would be cut by the caller's RLIMIT_FSIZE
+    if c_function("seccomp_export_bpf", library)(context, theirs.fileno()):
+        raise Failure("seccomp_export_bpf: libseccomp cannot write the filter")
+    theirs.close()
+    host.filter = NEWER_CALLS
+    while block := ours.recv(1 << 16):
+        host.filter += block
 
 
 def say_go(host: Host) -> None:
-    """Hand over what only the host can open, every descriptor by its name in the message."""
-    named = host.mounts + [("filter", host.filter)] * (host.filter >= 0)
-    named += [("tasks", each.open_tasks()) for each in host.cgroups if each.version == 1]
-    send(host.socket, " ".join(["go", *(name for name, _ in named)]), *(fd for _, fd in named))
+    """Hand over what only the host can open, as descriptors: mounts, and v1's `tasks` files.
+
+    unix(7), SCM_RIGHTS.
+    """
+    tasks = [fd for cgroup in host.cgroups for fd in cgroup.open_tasks()]
+    kept = sum(1 << number for number in kept_capabilities(host).values())
+    data = marshal.dumps((len(host.mounts), len(tasks), kept, host.filter))
+    send(host.socket, data, *host.mounts, *tasks)
 
 
 def sweep_leaves(host: Host) -> None:
-    """Leaves of runs that were killed together with their guard: nobody holds their lock."""
-    for cgroup in [] if planning() else host.cgroups[:1]:
+    """Remove leaves of runs that were killed together with their guard: nobody locks them."""
+    for cgroup in host.cgroups[:1]:
         for name in os.listdir(cgroup.parent):
             if name.startswith("run-") and (orphan := lock(name, cgroup.parent)) >= 0:
                 remove_leaves(host.cgroups, name, patience=0)
@@ -511,14 +547,13 @@ def await_exec(host: Host) -> None:
     while words != [""]:
         expected = [""] if words == ["exec"] else ["exec", "terminal"]
         words, descriptors = wait_for(host, *expected)
-        if words == ["exec"]:
+        if words == ["terminal"]:
+            host.terminal.open(*descriptors)
+        elif words == ["exec"]:
             host.executing = True
             if lesson:
                 lesson.compare(host)
-        elif words == ["terminal"] and not planning():
-            host.relay = Relay(descriptors[0])
-    if host.relay and host.terminal:
-        set_raw()
+    host.terminal.take()
 
 
 def supervise(host: Host) -> None:
@@ -526,41 +561,49 @@ def supervise(host: Host) -> None:
 
     pidfd_open(2), pid_namespaces(7).
     """
-    guard_fd = os.pidfd_open(host.middle)
-    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN, guard_fd: POLLIN}
-    deadline, relay = 0.0, host.relay
+    terminal, deadline = host.terminal, 0.0
+    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN, host.middle_fd: POLLIN}
     for number in host.kept:
         deadline = pass_on(host, number, deadline)
-    while host.pid_1_fd in watched or relay and not relay.drained and not deadline:
-        happened = wait(watched | (relay.wanted() if relay else {}), deadline)
+    while host.pid_1_fd in watched or terminal.is_open and not deadline:
+        happened = wait(watched | terminal.wanted(), deadline)
         if host.pid_1_fd in happened:
             del watched[host.pid_1_fd]
-        if guard_fd in happened:  # it was killed, and a parent-death signal may have been cleared
+            terminal.close_slave()  # what was written before is still shown
+        if host.middle_fd in happened:  # the guard was killed: do what it is there for
             forward(host, _signal.SIGKILL)
-            del watched[guard_fd]
+            del watched[host.middle_fd]
         if host.signals in happened:
             deadline = pass_on(host, read_signal(host.signals), deadline)
-        if relay and not relay.move(happened):  # the caller's terminal is gone
-            relay.close()
-            relay, deadline = None, time.monotonic() + host.options.stop_timeout
+        if not terminal.relay(happened):  # the caller's terminal, or its reader, is gone
+            deadline = time.monotonic() + host.stop_timeout
             forward(host, _signal.SIGHUP)
         if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
             deadline += 1
-    if host.terminal:
-        restore(host.terminal)  # before anything is reported on it
+    terminal.give_back()  # before anything is reported on it
 
 
 def pass_on(host: Host, number: int, deadline: float) -> float:
-    """Pass a signal on. Returns when to kill PID 1: it may have no handler for the signal."""
-    if number == _signal.SIGWINCH and host.relay:
-        host.relay.resize()  # the kernel tells the foreground process group inside
+    """Pass a signal on. Returns when to kill PID 1: it may have no handler for the signal.
+
+    signal(7): the kernel does not give PID 1 the default action of any signal.
+    """
+    if number == _signal.SIGWINCH and host.terminal.is_open:
+        host.terminal.resize()  # the kernel tells the foreground process group inside
         return deadline
-    handled = number not in TERMINATING or catches(host.pid_1, number)
+    handled = catches(host.pid_1, number)
+    if number == _signal.SIGTSTP and not handled:
+        host.terminal.give_back()
+        forward(host, _signal.SIGSTOP)
+        os.kill(os.getpid(), _signal.SIGSTOP)  # the shell that started us sees that we stop
+        return deadline
     forward(host, number)
-    if handled:
+    if number == _signal.SIGCONT:
+        host.terminal.take()
+    if handled or number not in TERMINATING:
         return deadline
-    return time.monotonic() if deadline else time.monotonic() + host.options.stop_timeout
+    return time.monotonic() if deadline else time.monotonic() + host.stop_timeout
 
 
 def forward(host: Host, number: int) -> None:
@@ -589,12 +632,12 @@ def dismiss_guard(host: Host) -> None:
     host.socket.close()  # whoever still waits for a message sees its end
     os.close(host.alive)
     host.exit_code = exit_code(os.waitpid(middle, 0)[1])
+    host.terminal.check()
 
 
 def tidy_up(host: Host) -> None:
     """The caller's terminal as it was, and no leaf. The guard does it, and run, if that died."""
-    if host.terminal:
-        restore(host.terminal)
+    host.terminal.give_back()
     remove_leaves(host.cgroups, host.leaf)
 
 
@@ -602,83 +645,82 @@ def tidy_up(host: Host) -> None:
 
 
 def unshare_namespaces(host: Host) -> None:
-    """New namespaces: own ids, processes, mounts, names and System V objects, none of the host's.
+    """New namespaces: own ids, processes, names and System V objects, none of the host's.
 
-    namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
+    namespaces(7). PID 1 unshares its mounts itself: this process stays with the host's.
     """
-    do(os.setsid)  # out of the caller's process group: Ctrl-C is run's to forward
-    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
-    do(unshare, flags | CLONE_NEWNET * (host.options.network == "none"))
+    os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
+    limit = ResourceLimit()
+    for resource in SHARED_LIMITS:  # a user namespace gets as much as its maker could have
+        libc("getrlimit", resource, _ctypes.byref(limit))
+        limit.soft //= SHARE
+        libc("setrlimit", resource, _ctypes.byref(limit))
+    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
 
 
-def keep_capabilities(host: Host) -> None:
+def keep_capabilities(_: Host) -> None:
     """Powers over the new namespaces are made ambient: else exec would take them from `child`.
 
-    capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody outside,
-    it could not read a Python or a script below a private directory such as /root.
-    (capset and not python-prctl: its import, here as well, would delay the start by 1 ms.)
+    capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody
+    outside, it could not read a Python or a script below a private directory such as /root.
     """
-    last = last_capability()
-    do(capset, (2 << last) - 1, (2 << last) - 1)
+    last = int(read("/proc/sys/kernel/cap_last_cap"))
+    capset((2 << last) - 1, (2 << last) - 1)
     for capability in range(last + 1):
-        do(libc_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+        libc("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
-def fork_pid_1(host: Host) -> None:
-    """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
-
-    With -I and -S Python takes nothing from the environment and skips `site` (4 ms); it gets
-    only the variables that -e names, since with --init the command can come to see them.
-    `child` runs the code that run has compiled already, and gets through a pipe.
-    """
-    code, host.code = os.pipe()
-    start = BOOTSTRAP.format(prctl_folder(), os.path.abspath(__file__))
-    host.pid_1 = do(os.fork)
-    if host.pid_1 == 0:
-        begin_lesson("container", host.options)
-        do(libc_prctl, PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
-        os.dup2(host.socket.fileno(), 3)  # 3 and 4 are run's signals and lifeline
-        os.dup2(code, 4)
-        python = [sys.executable, "-I", "-S", "-c", start, "child"]
-        names = {name for name, _ in host.options.env} | {"LD_LIBRARY_PATH", "NO_COLOR"}
-        given = {name: value for name, value in os.environ.items() if name in names}
-        do(os.execve, sys.executable, python + host.words, given)
-        child(host.words)  # --plan came back from execve
-    host.pid_1_fd = os.pidfd_open(host.pid_1)
-    send(host.socket, f"forked {host.pid_1}", host.pid_1_fd)
-    host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
-    os.close(code)
-
-
-BOOTSTRAP = """\
-import sys, marshal, posix
-sys.path.append({!r})
+SOCKET, CODE_PIPE = 3, 4  # descriptors that PID 1 starts with
+START = """\
+import marshal, os, sys
 try:
-    exec(marshal.load(open(4, "rb")), {{"__name__": "__main__", "__file__": {!r}}})
+    exec(*marshal.load(open(4, "rb")))
 except BaseException as error:  # no traceback: run says it, if it is still there
     sys.stderr = None
-    posix.write(3, b"failed 125 child: %a" % error)
+    os.write(3, b"failed 125 child: %a" % error)
 """
 
 
-def hand_over_code(host: Host) -> None:
-    """This file for `child`, while its interpreter starts: compiled again, it takes 20 ms."""
-    import marshal
+def spawn_pid_1(host: Host) -> None:
+    """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
+    pid_namespaces(7). posix_spawn(3) is fork and exec in one, without a copy of this Python's
+    memory (1 ms). With -I and -S Python takes nothing from the environment and skips `site`
+    (4 ms).
+    """
+    code, host.code = os.pipe()
+    words = [] if host.init else sys.argv[2:]  # for ps; every user inside could read init's
+    python = [sys.executable, "-I", "-S", "-c", START, "child", *words]
+    environment = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    streams = [(os.POSIX_SPAWN_DUP2, host.socket.fileno(), SOCKET),
+               (os.POSIX_SPAWN_DUP2, code, CODE_PIPE)]
+    host.pid_1 = os.posix_spawn(sys.executable, python, environment, file_actions=streams)
+    host.pid_1_fd = os.pidfd_open(host.pid_1)
+    os.close(code)
+
+
+def hand_over_code(host: Host) -> None:
+    """This file for `child`, with the description, while its interpreter starts.
+
+    Python has compiled it already; to do so again would take 10 ms.
+    """
+    send(host.socket, f"forked {host.pid_1}", host.pid_1_fd)
+    host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
+    names = {"__name__": "__main__", "__file__": __file__, "DESCRIPTION": host.description}
     try:
-        os.write(host.code, marshal.dumps(CODE))
+        write_all(host.code, marshal.dumps((CODE, names)))
     except BrokenPipeError:
         pass  # PID 1 has ended; run sees that
     os.close(host.code)
 
 
-def guard(host: Host) -> int:
-    """When run dies, whatever killed it, everything inside dies. Returns PID 1's exit code.
+def guard(host: Host) -> None:
+    """When run dies, whatever killed it, everything inside dies. The guard has PID 1's exit code.
 
-    pivot_root has taken the host's files from this process too, since it shares the mount
-    namespace: everything below works on descriptors, and nothing may be imported.
+    pid_namespaces(7): when PID 1 ends, the kernel kills all others.
     """
-    happened = {host.lifeline: 0}  # who cannot watch must not let it live
+    happened = {host.lifeline: 0}  # if polling fails, kill PID 1
     try:
         happened = wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
     finally:
@@ -686,29 +728,32 @@ def guard(host: Host) -> int:
             forward(host, _signal.SIGKILL)
     status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
     os.read(host.lifeline, 1)  # end of file: run has reported what it wants to, or is dead
+    host.exit_code = exit_code(status)
     tidy_up(host)
-    return exit_code(status)
 
 
-# ── child's steps, on the container side ─────────────────────────────────────────────────────
+# ── child's steps, in the container ──────────────────────────────────────────────────────────
 
 
 def receive_go(inside: Inside) -> None:
     """Wait until run has prepared the host side, with all modules loaded that come from there.
 
     Later they could not be read (nobody may be shut out of the folder that holds this Python),
-    and then must not: the files are the root's.
+    and then must not: the files are the root's. What the kernel says of itself is read now, too.
     """
     import fcntl  # noqa: F401
 
-    import prctl  # noqa: F401
-
-    if lesson:
-        lesson.drop_baton()
-    text, descriptors = receive(inside.socket)
-    if not text.startswith("go"):
-        os._exit(125)
-    inside.given = list(zip(text.split()[1:], descriptors))
+    if inside.has_terminal:
+        import termios  # noqa: F401
+    inside.last_capability = int(read("/proc/sys/kernel/cap_last_cap"))
+    data, descriptors = receive(inside.socket)
+    if not data:
+        os._exit(125)  # end of file: run is gone, or has failed
+    mounts, tasks, inside.capabilities, inside.filter = marshal.loads(data)
+    if len(descriptors) < mounts + tasks:
+        raise Failure("descriptors from the host were lost; is a limit of yours too low? see "
+                      "ulimit -n")
+    inside.mounts, inside.tasks = descriptors[:mounts], descriptors[mounts:]
 
 
 def join_cgroup(inside: Inside) -> None:
@@ -717,43 +762,41 @@ def join_cgroup(inside: Inside) -> None:
     cgroups(7). Writing 0 means oneself, and costs 0.03 ms. The cgroup namespace then begins
     here, so that the container does not see where on the host it is.
     """
-    for tasks in inside.take("tasks"):
-        do(os.write, tasks, b"0")
+    for tasks in inside.tasks:
+        os.write(tasks, b"0")
         os.close(tasks)
-    do(unshare, CLONE_NEWCGROUP)
+    libc("unshare", CLONE_NEWCGROUP | CLONE_NEWNS)
 
 
-def join_session(inside: Inside) -> None:
+def join_session(_: Inside) -> None:
     """A session and a session keyring of its own: no controlling terminal, no keys of the host's.
 
     setsid(2), keyctl(2), session-keyring(7). Before it becomes root inside, since the kernel
     allows an ordinary uid only 200 keys, and forgets old ones slowly.
     """
-    do(os.setsid)
+    os.setsid()
     if mode_of("/proc/keys"):  # a kernel without keys has none to hide
-        do(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
+        libc("syscall", KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None, path="keyctl")
 
 
 def become_root(inside: Inside) -> None:
     """From here on uid 0 inside, and outside the id that stands for it.
 
-    run may have died before the parent-death signal was set.
+    setresuid(2). The real uid stays for a while: the terminal, on its way to run, then counts
+    for that one, and not for an id that containers share (unix(7), ETOOMANYREFS).
     """
-    change_user(0, 0, [])
-    inside.ids = sum(int(line.split()[2]) for line in lines_of("/proc/self/gid_map"))
+    change_user((-1, 0, -1), 0, [])
     if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
-        os._exit(125)  # end of file: run is gone
+        os._exit(125)  # end of file: run died before the parent-death signal was set
 
 
-def change_user(user: int, group: int, groups: list[int]) -> None:
+def change_user(users: tuple[int, int, int], group: int, groups: list[int]) -> None:
     """All ids of this process; the last call clears the parent-death signal, so it is set again."""
-    import prctl
-
     if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
-        do(os.setgroups, groups)
-    do(os.setresgid, group, group, group)
-    do(os.setresuid, user, user, user)
-    do(prctl.set_pdeathsig, _signal.SIGKILL)
+        os.setgroups(groups)
+    os.setresgid(group, group, group)
+    os.setresuid(*users)
+    libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
 
 
 def set_hostname(inside: Inside) -> None:
@@ -761,35 +804,89 @@ def set_hostname(inside: Inside) -> None:
 
     sethostname(2), uts_namespaces(7).
     """
-    do(_socket.sethostname, inside.options.hostname)
+    _socket.sethostname(inside.hostname)
 
 
-def start_loopback(inside: Inside) -> None:
-    """An empty network namespace has one interface, lo, and it is down."""
-    if inside.options.network == "none":
-        import fcntl
+def start_loopback(_: Inside) -> None:
+    """An empty network namespace has one interface, lo, and it is down.
 
-        up = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder) + bytes(22)
-        inet = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-        do(fcntl.ioctl, inet.fileno(), SIOCSIFFLAGS, up)  # struct ifreq, netdevice(7)
-
-
-def fetch_from_host(inside: Inside) -> None:
-    """What must come from the host is taken now, as descriptors: later the host is out of reach.
-
-    First the mount table becomes private, or every mount here would show on the host too
-    (mount_namespaces(7): systemd shares them). A proc can only be mounted where one is visible.
+    network_namespaces(7), netdevice(7): struct ifreq.
     """
-    do(mount, "none", "/", None, MS_REC | MS_PRIVATE, None)
-    mount_new("proc", "/proc", "nosuid,nodev,noexec")
-    inside.given.append(("proc", clone_mount("/proc")))
-    for name in NODES:
-        # Read-only means its owner and mode here: who is root outside could change the host's.
-        inside.given.append((name, clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY)))
-    if not any(name == "root" for name, _ in inside.given):  # run is no root and gave none
-        inside.given += clone_for(inside.options, -1, recursive=True)
-    # /proc/1/exe is still the host's Python, and root outside could write to it (CVE-2019-5736).
-    do(mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
+    import fcntl
+
+    up = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder) + bytes(22)
+    inet = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(inet.fileno(), SIOCSIFFLAGS, up)
+
+
+def leave_host_mounts(inside: Inside) -> None:
+    """The mount table becomes private: what is mounted from here on does not show on the host.
+
+    mount_namespaces(7): systemd shares the host's mounts. Read-only they become, too: /proc/1/exe
+    is still the host's Python, and root outside could write to it (CVE-2019-5736).
+    """
+    if not inside.mounts:  # run is not root, and gave none
+        inside.mounts = clone_for(inside, -1, AT_RECURSIVE)
+    mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
+
+
+def make_dev(inside: Inside) -> None:
+    """The few devices that every program expects, shown from the host; its disks are not there.
+
+    null(4), random(4), pts(4), tmpfs(5). It is made before there is a path into the root, and
+    goes there in one piece: nobody who shares the root can put something else in its place.
+    """
+    # Read-only means a node's owner and mode: who is root outside could change the host's.
+    nodes = [clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY) for name in NODES]
+    for target, kind, options in inside.layout()[1:]:
+        if target != "/dev":
+            os.mkdir(target)
+        mount_new(target, kind, options)
+    for name, node in zip(NODES, nodes):
+        os.mknod(f"/dev/{name}")
+        attach(node, f"/dev/{name}")
+    for name, target in LINKS:
+        os.symlink(target, f"/dev/{name}")
+
+
+def make_proc(inside: Inside) -> None:
+    """/proc of the new PID namespace: ps sees the container only. Parts of it are the host's still.
+
+    proc(5). What tells about the host is masked, what changes it is made read-only, and no
+    user namespace can be made inside: that would be the start of most ways out. Like /dev, it
+    is complete before it gets into the root.
+    """
+    mount_new(*LAYOUT[0])
+    for name, share in {"max_user_namespaces": 0, **inside.shares}.items():
+        if mode_of(f"/proc/sys/user/{name}"):
+            write(f"/proc/sys/user/{name}", str(share))
+    for name in READ_ONLY:
+        if mode_of(f"/proc/{name}"):
+            attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
+    for name in MASKED:
+        mode = mode_of(f"/proc/{name}")
+        if stat.S_ISDIR(mode):
+            mount_new(f"/proc/{name}", "tmpfs", "ro,nosuid,nodev,noexec,size=0")
+        elif mode:
+            attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
+
+
+def open_terminal(inside: Inside) -> None:
+    """A terminal of the container's own, controlled by PID 1; run relays it to the caller's.
+
+    pty(7), login_tty(3). With the caller's own, what runs inside could type into it (TIOCSTI).
+    """
+    import termios
+
+    master, slave = os.openpty()
+    if caller := [fd for fd in (0, 1) if os.isatty(fd)]:
+        termios.tcsetwinsize(slave, termios.tcgetwinsize(caller[0]))
+    send(inside.socket, "terminal", master, slave)
+    os.mknod("/dev/console")
+    attach(clone_mount("/dev/pts/0"), "/dev/console")
+    os.fchown(slave, inside.uid, -1)
+    os.fchmod(slave, 0o622)  # every user inside can write to /dev/stdout
+    os.login_tty(slave)
 
 
 def enter_root(inside: Inside) -> None:
@@ -799,101 +896,38 @@ def enter_root(inside: Inside) -> None:
     alone would leave it mounted, one climb away.
     """
     sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
-    (root,) = inside.take("root")
-    do(move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-    do(os.fchdir, root)
-    do(pivot_root, ".", ".")
-    do(umount2, ".", MNT_DETACH)
-    do(os.chroot, ".")
+    carried = [(path, clone_mount(path, flags=AT_RECURSIVE)) for path in ("/dev", "/proc")]
+    root = inside.mounts.pop(0)
+    libc("move_mount", root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    os.fchdir(root)
+    libc("pivot_root", ".", ".")
+    libc("umount2", ".", MNT_DETACH)
+    os.chroot(".")
     os.close(root)
-
-
-def make_dev(inside: Inside) -> None:
-    """The few devices that every program expects, shown from the host; its disks are not there.
-
-    null(4), random(4), pts(4), tmpfs(5).
-    """
-    for target, kind, options in FILE_SYSTEMS:
-        mount_point(target)
-        if inside.ids < 6:  # a single id has no group tty
-            options = options.removesuffix(",gid=5")
-        mount_new(kind, target, options)
-    for name in NODES:
-        (node,) = inside.take(name)
-        attach(node, f"/dev/{name}")
-    for name, target in LINKS:
-        do(os.symlink, target, f"/dev/{name}")
-
-
-def mount_proc(inside: Inside) -> None:
-    """/proc of the new PID namespace: ps sees the container only. Parts of it are the host's still.
-
-    proc(5). What tells about the host is masked, what changes it is made read-only, and no
-    user namespace can be made inside: that would be the start of most ways out.
-    """
-    (proc,) = inside.take("proc")
-    attach(proc, "/proc")
-    write("/proc/sys/user/max_user_namespaces", "0")
-    for name in READ_ONLY:
-        if mode_of(f"/proc/{name}"):
-            attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
-    for name in MASKED:
-        mode = mode_of(f"/proc/{name}")
-        if mode & S_IFMT == S_IFDIR:
-            mount_new("tmpfs", f"/proc/{name}", "ro,nosuid,nodev,noexec,size=0")
-        elif mode:
-            attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
+    for path, fd in carried:
+        attach_inside(fd, path, path)
 
 
 def mount_volumes(inside: Inside) -> None:
-    """The caller's directories, and the host's name servers, where the container looks for them."""
-    targets = [target for _, target, _ in inside.options.volume]
-    for fd, target in zip(inside.take("volume"), targets):
-        attach(fd, target)
-    for fd in inside.take("resolv.conf"):
-        if os.path.lexists(RESOLV_CONF) or os.access("/etc", os.W_OK):
-            attach(fd, RESOLV_CONF)
+    """The caller's directories, and the host's name servers, where the container looks for them.
+
+    open_tree(2), move_mount(2).
+    """
+    for fd, (source, target, _) in zip(inside.mounts, inside.binds()):
+        if target != RESOLV_CONF or os.path.lexists(target) or os.access("/etc", os.W_OK):
+            attach_inside(fd, target, f"{source}:{target}")
 
 
 def enter_workdir(inside: Inside) -> None:
-    """Where the command starts; made if it is missing, as docker does."""
-    if not os.path.lexists(inside.options.workdir):
-        do(os.makedirs, inside.options.workdir)
-    do(os.chdir, inside.options.workdir)
+    """Where the command starts; made if it is missing, as docker does. chdir(2), mount_setattr(2).
 
-
-def lock_root(inside: Inside) -> None:
-    """--read-only holds for the root's mount alone: volumes, /dev and /proc have their own."""
-    if inside.options.read_only:
-        do(mount_setattr, AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)
-
-
-def find_user(inside: Inside) -> None:
-    """Whom the command runs as: --user, looked up in the root's own /etc/passwd and /etc/group."""
-    root = root_of(inside.options) if planning() else ""
-    inside.user, inside.group, inside.groups, inside.home = look_up_user(inside.options.user, root)
-
-
-def open_terminal(inside: Inside) -> None:
-    """A terminal of the container's own, controlled by PID 1; run relays it to the caller's.
-
-    pty(7), ioctl_tty(2). With the caller's own, what runs inside could type into it (TIOCSTI).
+    --read-only comes after it: it holds for the root alone, not for volumes, /dev and /proc.
     """
-    if not wants_terminal(inside.options):
-        return
-    import fcntl
-
-    master = do(os.open, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    do(fcntl.ioctl, master, TIOCSPTLCK, bytes(4))
-    slave = do(fcntl.ioctl, master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    if size := callers_size():
-        do(fcntl.ioctl, slave, TIOCSWINSZ, size)
-    send(inside.socket, "terminal", master)
-    attach(clone_mount("/dev/pts/0"), "/dev/console")
-    do(os.fchown, slave, inside.user, -1)
-    do(fcntl.ioctl, slave, TIOCSCTTY, 0)
-    for standard in (0, 1, 2):
-        do(os.dup2, slave, standard)
+    if not os.path.lexists(inside.workdir):
+        os.makedirs(inside.workdir)
+    os.chdir(inside.workdir)
+    if inside.read_only:
+        mount_setattr(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)
 
 
 def drop_privileges(inside: Inside) -> None:
@@ -902,68 +936,60 @@ def drop_privileges(inside: Inside) -> None:
     capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
     set-user-ID programs off; a user other than root keeps no capability at all.
     """
-    import prctl
-
-    kept = kept_capabilities(inside.options).values()
-    last = last_capability()
-    for number in range(last + 1):  # by number: some are newer than python-prctl
-        if number not in kept:
-            do(prctl.capbset_drop, number)
-    do(capset, (2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
-    change_user(inside.user, inside.group, inside.groups)
-    if inside.user == 0:  # another user has lost all by now
-        inside.capabilities = sum(1 << number for number in kept)
-        do(capset, inside.capabilities, 0)
-    do(prctl.set_no_new_privs, 1)
-    do(prctl.set_dumpable, 0)  # nobody inside looks into this interpreter, nor at its /proc/1/exe
+    last, uid, gid = inside.last_capability, inside.uid, inside.gid
+    for number in range(last + 1):
+        if not inside.capabilities >> number & 1:
+            libc("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
+    change_user((uid, uid, uid), gid, inside.groups)
+    if os.getresuid() + os.getresgid() != (uid, uid, uid, gid, gid, gid):
+        raise Failure(f"--user {inside.user}: the kernel has made it {os.getresuid()}")
+    inside.capabilities *= uid == 0  # another user has lost all by now
+    capset(inside.capabilities, 0)
+    libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody inside looks into this interpreter
 
 
 def reset_process(inside: Inside) -> None:
     """A container inherits nothing that it was not given: not even a mask or an ignored signal.
 
-    Python itself ignores SIGPIPE, which would make `yes | head -1` complain.
+    personality(2), sigprocmask(2). Python itself ignores SIGPIPE, which would make
+    `yes | head -1` complain.
     """
-    do(os.umask, 0o022)
-    do(personality, 0)
-    if planning():
-        return  # it has more to say, perhaps to a reader who has gone
+    libc("personality", 0)
     for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
-    if not inside.options.init:
+    if not inside.init:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def close_system_calls(inside: Inside) -> None:
+def load_seccomp(inside: Inside) -> None:
     """Load the filter that run compiled: from now on the kernel refuses what it names.
 
     seccomp(2), SECCOMP_MODE_FILTER.
     """
-    for fd in inside.take("filter"):
-        code = os.pread(fd, 1 << 20, 0)
-        do(libc_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER,
-           _ctypes.byref(FilterProgram(len(code) // 8, code)))
+    program = FilterProgram(len(inside.filter) // 8, inside.filter)
+    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(program), 0, 0)
 
 
 def start_init(inside: Inside) -> None:
-    """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child."""
-    if not inside.options.init:
-        return
-    import prctl
+    """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child.
 
+    wait(2), sigwaitinfo(2).
+    """
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     cleaned, cleaning = os.pipe()
-    pid = do(os.fork)
+    pid = os.fork()
     if pid == 0:
         os.close(cleaning)
         os.read(cleaned, 1)  # end of file: in PID 1 nothing of the launcher's can be seen any more
         os.setpgid(0, 0)
-        if wants_terminal(inside.options):
+        if inside.has_terminal:
             os.tcsetpgrp(0, os.getpid())  # the foreground; SIGTTOU is blocked
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         return
-    do(capset, inside.capabilities & 1 << prctl.CAP_KILL, 0)  # all that it needs from now on
-    prctl.set_name("init")
-    forget_command_line()
+    capset(inside.capabilities & 1 << CAP_KILL, 0)  # all that it needs from now on
+    libc("prctl", PR_SET_NAME, "init", 0, 0, 0)
     os.closerange(3, 1 << 20)
     while True:
         number = _signal.sigwait(_signal.valid_signals())
@@ -975,34 +1001,18 @@ def start_init(inside: Inside) -> None:
                 os._exit(ended.si_status + 128 * (ended.si_code != os.CLD_EXITED))
 
 
-def forget_command_line() -> None:
-    """run's command line, which any user inside could read: /proc/1/cmdline, proc(5), arg_start.
-
-    (python-prctl's set_proctitle crashes in a program that was started with -c.)
-    """
-    fields = read("/proc/self/stat").rpartition(") ")[2].split()
-    begin, end = int(fields[45]), int(fields[46])
-    c_function("memset", check=False)(begin, 0, end - begin)
-    c_function("strcpy", check=False)(begin, "init")
-
-
 def exec_command(inside: Inside) -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
-    environment = environment_for(inside.options, inside.home)
-    name, failure = inside.command[0], Failure("not in the container's PATH", 127)
+    environment, name = inside.environment, inside.command[0]
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
     send(inside.socket, "exec")
     if lesson:
-        lesson.drop_baton(for_good=True)
-        receive(inside.socket)  # run has told everything by then
+        receive(inside.socket)  # run has looked at this process, and told what it saw
+    failure = Failure("not in the container's PATH", 127)
     for path in [folder + name for folder in folders if name]:
         try:
-            if lesson and not lesson.call("execve", (path, inside.command, environment)):
-                return
             os.execve(path, inside.command, environment)
         except OSError as error:  # as execvp(3): a better one may follow in PATH
-            if lesson:
-                lesson.tell(f"= {error.strerror}", "32", "  ")
             if "/" in name or os.path.lexists(path):
                 failure = why_not(path, error)
     raise Failure(f"{name or repr(name)}: {failure}", failure.code)
@@ -1017,57 +1027,145 @@ def why_not(path: str, error: OSError) -> Failure:
         words = head[2 if head[:2] == b"#!" else head.find(b"/"):].replace(b"\0", b"\n").split()
         needs = os.fsdecode(words[0] if words else b"")
         return Failure(f"its interpreter or loader {needs} is not in the container", code)
+    if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
+        return Failure(f"{error.strerror}: it is on a file system that is mounted noexec", code)
     return Failure(os.strerror(error.errno or 0), code)
 
 
-# ── Options: docker run's, read once by run and once by child ────────────────────────────────
+# ── Options: docker run's, read once ─────────────────────────────────────────────────────────
+
+COMMANDS = {  # what follows the name, and the groups of options
+    "run": ("[OPTIONS] COMMAND [ARG...]", ("usual", "limits", "isolation", "more")),
+    "pull": ("[OPTIONS] [FILE|URL]", ("pull",)),
+    "spec": ("[OPTIONS] COMMAND [ARG...]", ("usual", "limits", "isolation", "more", "spec")),
+    "inspect": ("[PID]", ()),
+}
+OPTIONS = {  # by groups: the lines of --help, from which parse() takes the names
+    "usual": """\
+  -e, --env K=V|K           set a variable; K alone: to its value here
+  -h, --hostname NAME       the name inside (container)
+  -i, --interactive         no terminal of its own, unless -t asks for one
+      --network WHICH       host: the host's (the default); none: an empty one
+      --read-only           a root that cannot be written to
+      --rm                  as in docker; here only the root ever stays
+  -t, --tty                 a terminal of its own (the default at a terminal)
+  -u, --user USER[:GROUP]   numbers, or names of the root's /etc/passwd, group
+  -v, --volume SRC:DST[:ro] show SRC of the host as DST inside
+  -w, --workdir DIR         where the command starts (/)""",
+    "limits": """\
+      --cgroup-parent NAME  what cgroup.sh made (demo); none: no limits at all
+      --cpus N              processors, such as 0.5
+  -m, --memory SIZE         bytes, or with b, k, m, g
+      --pids-limit N        processes""",
+    "isolation": """\
+      --cap-add CAP         a capability more than Docker's fourteen; or ALL
+      --cap-drop CAP        a capability less; or ALL
+      --security-opt WHAT   seccomp=unconfined: every system call
+      --userns WHICH        host-root: root inside is root outside""",
+    "more": """\
+      --explain[=WHAT]      tell what happens while it happens; calls: with the
+                            system calls; step: stop at each stage
+      --init                a small PID 1: forwards signals and reaps orphans
+      --plan                only tell what would happen
+      --rootfs DIR          the root (alpine-fs here, else beside this file)
+      --stop-timeout SECS   from a signal that PID 1 ignores to its end (10)""",
+    "spec": """\
+      --bundle DIR          make a bundle DIR, with the root by its path
+      --copy                and a copy of the root, owned by the ids outside""",
+    "pull": """\
+      --busybox             the host's static busybox, without any network
+      --force               replace what is there
+      --rootfs DIR          fill DIR (alpine-fs here, else beside this file)
+      --sha256 HEX          what FILE or URL must hash to""",
+}
+HELP_END = """
+exit code: the command's own; 128+N if signal N ended it; 127 if it was not found,
+126 if it cannot be run; 125 if there was no container, and one line says why
+"""
+INSTEAD = {  # options of docker run that do not exist here, and what does
+    "d": "end the line with &", "detach": "end the line with &",
+    "entrypoint": "the first word after the options is what runs",
+    "mount": "-v SRC:DST shows a file or directory of the host",
+    "name": "ps shows a container by its command, and `inspect` the last one",
+    "p": "the network is the host's, and so are its ports",
+    "privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
+    "publish": "the network is the host's, and so are its ports",
+    "tmpfs": "/dev/shm is one",
+}
 
 
-class Options:
-    """What the command line asks for; names, meanings and defaults are docker run's."""
+def usage_of(command: str) -> str:
+    """A command and what it takes; run for what is no command."""
+    command = command if command in COMMANDS else "run"
+    return f"go_container.py {command} {COMMANDS[command][0]}\n"
 
-    cap_add: list[str] = []
-    cap_drop: list[str] = []
-    cgroup_parent = "demo"
-    cpus = 0.0
-    env: list[tuple[str, str]] = []
-    explain = ""  # or "true" or "step"
-    hostname = "container"
-    init = False
-    interactive = False
-    memory = 0  # bytes
-    network = "host"
-    pids_limit = 0
-    plan = False
-    read_only = False
-    rm = False  # as if it were there always
-    rootfs = ""
-    security_opt = ""
-    stop_timeout = 10.0  # seconds
-    tty: bool | None = None  # None: if standard input and output are terminals
-    user = "0"
-    userns = ""
-    volume: list[tuple[str, str, bool]] = []  # source, target, read-only
-    workdir = "/"
-    # spec's and pull's
-    bundle = ""
-    copy = False
-    busybox = False
-    force = False
-    sha256 = ""
+
+def help_for(command: str) -> str:
+    """The text of --help: one command with all its options, or all with the usual ones."""
+    text = f"usage: {usage_of(command)}"
+    groups = COMMANDS[command][1] if command else ("usual", "limits")
+    if not command:
+        text += "".join(f"       {usage_of(name)}" for name in COMMANDS if name != "run")
+    for group in groups:
+        text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
+    return text + (HELP_END if command else f"{HELP_END}all options: run --help; pull, spec\n")
+
+
+def parse(words: list[str], command: str) -> tuple[dict[str, Any], list[str]]:
+    """Read options up to the first word that is none, as pflag(Go) does for docker.
+
+    --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
+    Returns all options of the command by their names, and the other words.
+    Raises Usage, Failure, Help.
+    """
+    words, options, full = list(words), {}, {}
+    for line in "\n".join(OPTIONS[group] for group in COMMANDS[command][1]).split("\n"):
+        if line[6:8] == "--":
+            name = line[8:].split()[0].partition("[")[0]
+            options[name], full[line[3]] = READERS[name][1], name
+    while words and words[0].startswith("-") and words[0] != "-":
+        word = words.pop(0)
+        if word == "--":
+            break
+        if word == "--help":
+            raise Help
+        name, equals, value = word[2:].partition("=")
+        short = not word.startswith("--")
+        if short:
+            name, value = full.get(word[1], word[1]), word[2:]
+        name = "network" if name == "net" else name
+        if name not in options:
+            raise Usage(f"no option {word}" + f": {INSTEAD.get(name)}" * (name in INSTEAD))
+        switch = READERS[name][0] is a_switch or name == "explain"
+        if short and switch and value[:1] not in ("", "="):
+            words.insert(0, f"-{value}")  # -it is -i -t
+            value = ""
+        if short:
+            equals, value = value, value.removeprefix("=")
+        if not equals and not switch and not words:
+            raise Usage(f"{word} needs a value")
+        if not equals:
+            value = "true" if switch else words.pop(0)
+        try:
+            new = READERS[name][0](value)
+        except ValueError as error:
+            raise Failure(f"--{name} {value}: {error}") from None
+        old = options[name]
+        options[name] = [*old, new] if isinstance(old, list) else new
+    return {name.replace("-", "_"): value for name, value in options.items()}, words
 
 
 # What reads the value of an option raises ValueError with what it would have taken.
 
 
 def a_size(text: str) -> int:
-    """Bytes, or with k, m or g; docker takes b and fractions too."""
-    number, unit = text.lower().rstrip("b"), 1
-    if number[-1:] in ("k", "m", "g"):
-        number, unit = number[:-1], 1024 ** (" kmg".index(number[-1]))
-    size = int(a_decimal(number) * unit)
-    if 0 < size < MINIMUM_MEMORY:
-        raise ValueError(f"at least {MINIMUM_MEMORY >> 20}m")
+    """Bytes, or with k, m, g or t; docker takes b, iB and fractions too."""
+    number = text.lower().removesuffix("b").removesuffix("i").rstrip(" ")
+    power = "kmgt".find(number[-1:] or "-") + 1
+    size = int(a_decimal(number[:-1].rstrip(" ") if power else number) * 1024**power)
+    version = controllers().get("memory", (1, ""))[0]
+    if 0 < size < MINIMUM_MEMORY[version]:
+        raise ValueError(f"at least {MINIMUM_MEMORY[version] >> 20}m with cgroup v{version}")
     return size
 
 
@@ -1087,23 +1185,15 @@ def a_processor_count(text: str) -> float:
 
 def a_process_count(text: str) -> int:
     """Processes; 0 and -1 mean no limit of its own, as in docker."""
-    number = 0.0 if text == "-1" else a_decimal(text)
-    if not number.is_integer() or number > 1 << 22:
+    if text != "-1" and (not is_number(text) or int(a_decimal(text)) > 1 << 22):
         raise ValueError("not a number of processes")
-    return int(number)
+    return max(int(text), 0)
 
 
-def a_hostname(text: str) -> str:
-    """What sethostname(2) takes, and other programs can live with."""
-    if len(text) > 64 or not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
-        raise ValueError("1 to 64 letters, digits, hyphens and dots")
-    return text
-
-
-def a_cgroup(text: str) -> str:
-    """The name of one directory: it must not lead elsewhere."""
-    if not set(text) <= set(NAME_LETTERS) or text[:1] in ("", "-", "."):
-        raise ValueError("one name of letters, digits, hyphens, underscores and dots")
+def a_name(text: str) -> str:
+    """What a host and a directory can be called, and other programs can live with."""
+    if len(text) > 64 or not set(text) <= NAME_LETTERS or text[:1] in ("", "-", "."):
+        raise ValueError("1 to 64 letters, digits, hyphens, underscores and dots")
     return text
 
 
@@ -1112,7 +1202,7 @@ def a_variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name:
         raise ValueError("no name before the =")
-    return name, value if equals else os.environ.get(name, "\0")  # "\0": neither here nor there
+    return name, value if equals else os.environ.get(name, NOT_SET)
 
 
 def a_path(text: str) -> str:
@@ -1128,14 +1218,9 @@ def a_volume(text: str) -> tuple[str, str, bool]:
     target, _, mode = rest.partition(":")
     if "/" not in source or not target or mode not in ("", "ro", "rw"):
         raise ValueError("not SRC:DST[:ro], SRC with a slash")
-    if a_path(target) == "/":
-        raise ValueError("the root itself is given by --rootfs")
-    return source, a_path(target), mode == "ro"
-
-
-def a_capability(text: str) -> str:
-    """A name of capabilities(7), in the case and with the prefix that the user likes."""
-    return text.lower().removeprefix("cap_")
+    if a_path(target) in ("/", "/proc", "/dev"):
+        raise ValueError(f"the container has a {target} of its own")
+    return os.path.abspath(source), a_path(target), mode == "ro"
 
 
 def a_text(text: str) -> str:
@@ -1143,6 +1228,11 @@ def a_text(text: str) -> str:
     if not text:
         raise ValueError("empty")
     return text
+
+
+def a_switch(text: str) -> bool:
+    """true or false."""
+    return one_of("true", "false")(text) == "true"
 
 
 def one_of(*words: str) -> Callable[[str], str]:
@@ -1156,93 +1246,35 @@ def one_of(*words: str) -> Callable[[str], str]:
     return choose
 
 
-def a_switch(text: str) -> bool:
-    """true or false."""
-    return one_of("true", "false")(text) == "true"
+def a_capability(text: str) -> str:
+    """A name of capabilities(7), in the case and with the prefix that the user likes."""
+    return text.lower().removeprefix("cap_")
 
 
-RUN_OPTIONS = {  # name: how its value is read
-    "cap-add": a_capability, "cap-drop": a_capability, "cgroup-parent": a_cgroup,
-    "cpus": a_processor_count, "env": a_variable, "explain": one_of("true", "step"),
-    "hostname": a_hostname, "init": a_switch, "interactive": a_switch, "memory": a_size,
-    "network": one_of("host", "none"), "pids-limit": a_process_count, "plan": a_switch,
-    "read-only": a_switch, "rm": a_switch, "rootfs": a_text,
-    "security-opt": one_of("seccomp=unconfined"), "stop-timeout": a_decimal, "tty": a_switch,
-    "user": a_text, "userns": one_of("host-root"), "volume": a_volume, "workdir": a_path,
+READERS: dict[str, tuple[Callable[[str], Any], Any]] = {
+    # What reads the value, and what it is without. A list: the option may come several times.
+    "env": (a_variable, []), "hostname": (a_name, "container"), "interactive": (a_switch, False),
+    "network": (one_of("host", "none"), "host"), "read-only": (a_switch, False),
+    "rm": (a_switch, False), "tty": (a_switch, None), "user": (a_text, "0"),
+    "volume": (a_volume, []), "workdir": (a_path, "/"), "cgroup-parent": (a_name, "demo"),
+    "cpus": (a_processor_count, 0.0), "memory": (a_size, 0), "pids-limit": (a_process_count, 0),
+    "cap-add": (a_capability, []), "cap-drop": (a_capability, []),
+    "security-opt": (one_of("seccomp=unconfined"), ""), "userns": (one_of("host-root"), ""),
+    "explain": (one_of("true", "calls", "step"), ""), "init": (a_switch, False),
+    "plan": (a_switch, False), "rootfs": (a_text, ""), "stop-timeout": (a_decimal, 10.0),
+    "bundle": (a_text, ""), "copy": (a_switch, False), "busybox": (a_switch, False),
+    "force": (a_switch, False), "sha256": (a_text, ""),
 }
-SPEC_OPTIONS = {"bundle": a_text, "copy": a_switch}
-PULL_OPTIONS = {"busybox": a_switch, "force": a_switch, "rootfs": a_text, "sha256": a_text}
-SHORT = {"e": "env", "h": "hostname", "i": "interactive", "m": "memory", "t": "tty",
-         "u": "user", "v": "volume", "w": "workdir"}
 
 
-def parse(words: list[str], known: dict[str, Any]) -> tuple[Options, list[str]]:
-    """Read options up to the first word that is none, as pflag(Go) does for docker.
-
-    --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
-    Returns the options and the other words. Raises Usage, Failure, Help.
-    """
-    options, words = Options(), list(words)
-    while words and words[0].startswith("-") and words[0] != "-":
-        word = words.pop(0)
-        if word == "--":
-            break
-        if word == "--help":
-            raise Help
-        name, equals, value = word[2:].partition("=")
-        short = not word.startswith("--")
-        if short:
-            name, value = SHORT.get(word[1], word[1]), word[2:]
-        if name not in known:
-            raise Usage(f"no option {word}")
-        switch = known[name] is a_switch or name == "explain"
-        if short and switch and value[:1] not in ("", "="):
-            words.insert(0, f"-{value}")  # -it is -i -t
-            value = ""
-        if short:
-            equals, value = value, value.removeprefix("=")
-        if not equals and not switch and not words:
-            raise Usage(f"{word} needs a value")
-        if not equals:
-            value = "true" if switch else words.pop(0)
-        store(options, name, known[name], value)
-    return options, words
-
-
-def store(options: Options, name: str, read_value: Callable[[str], Any], text: str) -> None:
-    """Set an option, or add to it if it is a list. Raises Failure for what its reader refuses."""
-    attribute = name.replace("-", "_")
-    try:
-        value = read_value(text)
-    except ValueError as error:
-        raise Failure(f"--{name} {text}: {error}") from None
-    old = getattr(options, attribute)
-    setattr(options, attribute, [*old, value] if isinstance(old, list) else value)
-
-
-def parse_run(words: list[str], known: Any = RUN_OPTIONS) -> tuple[Options, list[str]]:
-    """The options of run, and the command. Raises Usage, Failure, Help."""
-    options, command = parse(words, known)
-    if not command:
-        raise Usage("no command to run")
-    targets = [target for _, target, _ in options.volume]
-    if twice := {target for target in targets if targets.count(target) > 1}:
-        raise Failure(f"--volume: two for {twice.pop()}")
-    options.env = [(name, value) for name, value in options.env if value != "\0"]
-    return options, command
-
-
-def root_of(options: Options) -> str:
+def root_path(rootfs: str) -> str:
     """The root's path on the host: by default alpine-fs here, else beside this file."""
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "alpine-fs")
     here = os.path.isdir("alpine-fs") or not os.path.isdir(beside)
-    return os.path.abspath(options.rootfs or ("alpine-fs" if here else beside))
+    return os.path.abspath(rootfs or ("alpine-fs" if here else beside))
 
 
-def environment_for(options: Options, home: str) -> dict[str, str]:
-    """What is in the command's environment: nothing of the host's that was not given."""
-    return {"PATH": PATH, "HOSTNAME": options.hostname, "TERM": "xterm", "HOME": home,
-            **dict(options.env)}
+# ── Users, ids, capabilities ─────────────────────────────────────────────────────────────────
 
 
 def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
@@ -1251,27 +1283,26 @@ def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
     user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. Raises Failure.
     """
     name, _, group = user.partition(":")
-    groups = entries(f"{root}/etc/group", 4)
-    known = [each for each in entries(f"{root}/etc/passwd", 6) if name in (each[0], each[2])]
-    if is_number(name):
-        known.append(["", "", name, "0", "", "/"])
-    if not known:
-        raise Failure(f"--user {name}: not in the root's /etc/passwd")
-    name, _, uid, gid, _, home, *_ = known[0]
-    others = [int(each[2]) for each in groups if name and name in each[3].split(",")]
+    users, groups = (entries(read_inside(root, f"etc/{file}")) for file in ("passwd", "group"))
+    uid, gid, home, others = name, "0", "/", []
+    known = [each for each in users if len(each) > 5 and name in (each[0], each[2])]
+    if known:
+        name, _, uid, gid, _, home, *_ = known[0]
+        others = [each[2] for each in groups if len(each) > 3 and name in each[3].split(",")]
     if group:
-        gids = [each[2] for each in groups if group in (each[0], each[2])]
-        gids += [group] * is_number(group)
-        if not gids:
-            raise Failure(f"--user :{group}: not in the root's /etc/group")
-        gid, others = gids[0], []
-    return int(uid), int(gid), others, home or "/"
+        gid, others = group, []
+        for each in groups[::-1]:
+            gid = each[2] if group in (each[0], each[2]) else gid
+    for number in (uid, gid, *others):
+        if not is_number(number) or len(number) > 10 or int(number) > LAST_ID:
+            raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {LAST_ID} nor a "
+                          "name in the root's /etc/passwd or /etc/group")
+    return int(uid), int(gid), [int(each) for each in others], home or "/"
 
 
-def entries(path: str, count: int) -> list[list[str]]:
-    """The lines of passwd(5) or group(5) that have so many fields, split into them."""
-    lines = [line.split(":") for line in lines_of(path)]
-    return [fields for fields in lines if len(fields) >= count and is_number(fields[2])]
+def entries(text: str) -> list[list[str]]:
+    """The lines of passwd(5), group(5) or subuid(5) that have three fields or more, split."""
+    return [line.split(":") for line in text.split("\n") if line.count(":") > 1]
 
 
 def is_number(text: str) -> bool:
@@ -1279,161 +1310,206 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def keeps(options: Options, capability: str) -> bool:
-    """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
-    if capability in options.cap_drop:
-        return False
-    if capability in options.cap_add or "all" in options.cap_add:
-        return True
-    return capability in CAPABILITIES and "all" not in options.cap_drop
-
-
-def wants_terminal(options: Options) -> bool:
-    """As asked with -t and -i; otherwise if standard input and output are terminals."""
-    if options.tty is not None or options.interactive:
-        return bool(options.tty)
-    return os.isatty(0) and os.isatty(1)
-
-
-def id_maps(options: Options) -> dict[str, list[tuple[int, int, int]]]:
+def id_maps(userns: str) -> dict[str, list[list[int]]]:
     """For "uid" and "gid" the ranges of ids: the first inside, the first outside, how many.
 
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
-    maps = {}
-    for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
-        first = subordinate_ids(f"/etc/sub{kind}")
-        if os.geteuid() == 0:
-            maps[kind] = [(0, 0 if options.userns else first or FIRST_ID, IDS)]
-        else:
-            maps[kind] = [(0, own, 1)] + [(1, first, IDS - 1)] * bool(first)
-    if not all(which(f"new{kind}map") for kind, ranges in maps.items() if len(ranges) > 1) or (
-            len(maps["uid"]) != len(maps["gid"])):
-        maps = {kind: ranges[:1] for kind, ranges in maps.items()}
+    if os.geteuid() == 0:
+        return {kind: [[0, 0 if userns else subordinate_ids(kind) or unused_ids(), IDS]]
+                for kind in ("uid", "gid")}
+    maps = {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
+    firsts = {kind: subordinate_ids(kind) if which(f"new{kind}map") else 0 for kind in maps}
+    if all(firsts.values()):
+        for kind, first in firsts.items():
+            maps[kind].append([1, first, IDS - 1])
     return maps
 
 
-# ── Mounts ───────────────────────────────────────────────────────────────────────────────────
+def subordinate_ids(kind: str) -> int:
+    """The first of at least 65536 ids that belong to the caller (before sudo) or to root; 0: none.
+
+    kind: "uid" or "gid"; subuid(5). A range may be given to a name or to a number.
+    """
+    uid = str(os.geteuid())
+    owners = [user[0] for user in entries(read("/etc/passwd")) if user[2] == uid][:1] + [uid]
+    if uid == "0":
+        owners.insert(0, os.environ.get("SUDO_USER", ""))
+    ranges = id_ranges(f"/etc/sub{kind}")
+    found = [first for owner in owners for name, first, count in ranges
+             if name == owner and first > 0 and count >= IDS]
+    return found[0] if found else 0
 
 
-def clone_mount(path: str, attributes: int = 0, idmap: int = -1, recursive: bool = False) -> int:
+def id_ranges(path: str) -> list[tuple[str, int, int]]:
+    """The lines of subuid(5): owner, first id, how many."""
+    return [(line[0], int(line[1]), int(line[2])) for line in entries(read(path))
+            if is_number(line[1]) and is_number(line[2])]
+
+
+def unused_ids() -> int:
+    """The first of 65536 ids that no user or group has, and that nobody was given."""
+    taken = [each[1:] for kind in ("uid", "gid") for each in id_ranges(f"/etc/sub{kind}")]
+    taken += [(int(each[2]), 1) for file in ("passwd", "group")
+              for each in entries(read(f"/etc/{file}")) if is_number(each[2])]
+    for first in range(FIRST_ID, LAST_ID - IDS, IDS):
+        if not any(begin < first + IDS and first < begin + count for begin, count in taken):
+            return first
+    raise Failure("no 65536 ids are free outside: give root a range in /etc/subuid and subgid")
+
+
+def capability_numbers() -> dict[str, int]:
+    """The numbers of all capabilities, by name. Raises Failure without python-prctl."""
+    try:
+        import prctl
+    except ImportError:
+        raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
+                      "or pip install python-prctl") from None
+    numbers = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
+    del numbers["last_cap"]  # a limit, not a name
+    return numbers
+
+
+def kept_capabilities(container: Container) -> dict[str, int]:
+    """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
+    numbers = capability_numbers()
+    for name in container.cap_add + container.cap_drop:
+        if name not in numbers and name != "all":
+            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
+    last = int(read("/proc/sys/kernel/cap_last_cap"))
+    return {name: number for name, number in numbers.items()
+            if number <= last and container.keeps(name)}
+
+
+# ── Mounts and paths ─────────────────────────────────────────────────────────────────────────
+
+
+def clone_mount(path: str, attributes: int = 0, idmap: int = -1, flags: int = 0) -> int:
     """A detached copy of the mount at path, to be attached elsewhere; open_tree(2).
 
     attributes: MOUNT_ATTR_*. idmap: descriptor of a user namespace whose ids it shall show, or
-    -1. recursive: with the mounts below path; a file system that takes no idmap fails it then.
+    -1. flags: AT_RECURSIVE, with the mounts below path; all of them must take an idmap then.
     It is made private: as a peer, mounts made below it would appear on the host as well.
     Returns an O_PATH descriptor.
     """
-    below = AT_RECURSIVE * recursive
-    fd = int(do(open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | below))
-    do(mount_setattr, fd, "", AT_EMPTY_PATH | below, attributes, path=path)
+    fd = libc("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | os.O_CLOEXEC | flags)
+    mount_setattr(fd, "", AT_EMPTY_PATH | flags, attributes)
     if idmap >= 0:
-        do(mount_setattr, fd, "", AT_EMPTY_PATH, MOUNT_ATTR_IDMAP, idmap, path=path)
+        mount_setattr(fd, "", AT_EMPTY_PATH, MOUNT_ATTR_IDMAP, idmap)
     return fd
 
 
-def clone_for(options: Options, idmap: int, recursive: bool) -> Iterator[tuple[str, int]]:
-    """The mounts of the root, the volumes and resolv.conf, without devices, as clone_mount().
+def clone_for(container: Container, idmap: int, flags: int = 0) -> list[int]:
+    """The mounts of the root and of binds(), without devices, as clone_mount().
 
-    recursive: with what is mounted below them. With no more than a user namespace's own
-    rights it has to be so: the kernel does not let them look under a mount of the host's.
+    A user namespace's own rights are not enough to look under a mount of the host's: with no
+    more than them it has to be AT_RECURSIVE.
     """
-    yield "root", clone_mount(root_of(options), MOUNT_ATTR_NODEV, idmap, recursive)
-    for source, _, read_only in options.volume:
+    mounts = []
+    for source, _, read_only in [(container.rootfs, "/", False), *container.binds()]:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
-        yield "volume", clone_mount(os.path.abspath(source), attributes, idmap, recursive)
-    if shows_resolv_conf(options):
-        yield "resolv.conf", clone_mount(RESOLV_CONF, MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY)
+        shifted = idmap if source != RESOLV_CONF else -1
+        try:
+            mounts.append(clone_mount(source, attributes, shifted, flags))
+        except OSError as error:
+            error.filename = source
+            raise
+    return mounts
 
 
-def shows_resolv_conf(options: Options) -> bool:
-    """Whether the host's name servers are the container's: with its network, if it has any."""
-    return (options.network == "host" and is_there(RESOLV_CONF)
-            and all(target != RESOLV_CONF for _, target, _ in options.volume))
-
-
-def mount_new(kind: str, target: str, options: str) -> None:
+def mount_new(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
     words = options.split(",")
     flags = sum(known.get(word, 0) for word in words)
-    do(mount, kind, target, kind, flags, ",".join(word for word in words if word not in known))
+    data = ",".join(word for word in words if word not in known)
+    libc("mount", kind, target, kind, flags, data, path=target)
 
 
-def attach(fd: int, target: str) -> None:
-    """Attach a detached mount at target inside and close it; move_mount(2)."""
-    at = mount_point(target, has_type(fd, S_IFDIR))
-    do(move_mount, fd, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=target)
+def attach(fd: int, path: str) -> None:
+    """Attach a detached mount at a path of our own making and close it; move_mount(2)."""
+    libc("move_mount", fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(fd)
+
+
+def attach_inside(fd: int, path: str, what: str) -> None:
+    """Attach a detached mount at a path in the root, which is not trusted. what: for the error.
+
+    Links are resolved as the container sees them: no host is left that they could lead to. But
+    /proc and /dev must not be links, nor be where a link leads. What is missing is made.
+    """
+    real = os.path.realpath(path)
+    if real != path and (path in ("/proc", "/dev") or real.split("/")[1] in ("", "proc", "dev")):
+        raise Failure(f"{what}: {path} is a symbolic link to {real}; nothing is mounted there")
+    directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+    if not os.path.lexists(real):
+        os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
+        if not directory:
+            os.mknod(real)
+    # A link that somebody puts there meanwhile is not followed.
+    at = openat2(AT_FDCWD, real, RESOLVE_NO_SYMLINKS)
+    if stat.S_ISDIR(os.fstat(at).st_mode) != directory:
+        raise Failure(f"{what}: one of the two is a directory, and the other is not")
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    libc("move_mount", fd, "", at, "", flags, path=path)
     os.close(at)
     os.close(fd)
 
 
-def mount_point(path: str, directory: bool = True) -> int:
-    """Open a path inside, component by component, to mount there; what is missing is made.
+def openat2(folder: int, path: str, resolve: int) -> int:
+    """An O_PATH descriptor of a path; openat2(2). resolve: RESOLVE_*, what is not followed."""
+    how = struct(8, os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    return libc("syscall", OPENAT2, folder, path, how, len(how))
 
-    The root is not trusted: a link in it could lead anywhere (openat(2), O_NOFOLLOW).
-    Returns an O_PATH descriptor. Raises Failure for a link.
+
+def read_inside(root: str, path: str) -> str:
+    """A file of a root as text; empty if it is not there, or no regular file.
+
+    Links are resolved inside the root, as the container sees them: one that a container has made
+    leads nowhere else.
     """
-    names = path.strip("/").split("/")
-    here = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    if planning():
-        return here
-    for depth, name in enumerate(names, 1):
-        try:
-            there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
-        except FileNotFoundError:
-            if directory or depth < len(names):
-                os.mkdir(name, 0o755, dir_fd=here)
-            else:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o644, dir_fd=here))
-            there = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
-        os.close(here)
-        here = there
-        if has_type(here, S_IFLNK):
-            link = "/" + "/".join(names[:depth])
-            raise Failure(f"{link} in the root is a symbolic link: nothing is mounted on {path}")
-    return here
-
-
-def has_type(fd: int, file_type: int) -> bool:
-    """Whether what a descriptor stands for is of this type, S_IFDIR or S_IFLNK; inode(7)."""
-    return os.fstat(fd).st_mode & S_IFMT == file_type
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        fd = openat2(folder, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        return read(f"/proc/self/fd/{fd}") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return ""
+        raise
+    finally:
+        os.close(folder)
 
 
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
 
 CPU_PERIOD = 100000  # microseconds; the kernel's usual one
-LIMIT_FILES = {  # controller, version: what to write where, {} being the limit
-    ("pids", 1): (("pids.max", "{}"),),
-    ("pids", 2): (("pids.max", "{}"),),
-    # No swap: it would only hide the limit. Its files are there with swap accounting only.
-    ("memory", 1): (("memory.limit_in_bytes", "{}"), ("memory.memsw.limit_in_bytes", "{}")),
-    ("memory", 2): (("memory.max", "{}"), ("memory.swap.max", "0")),
-    ("cpu", 1): (("cpu.cfs_period_us", f"{CPU_PERIOD}"), ("cpu.cfs_quota_us", "{}")),
-    ("cpu", 2): (("cpu.max", f"{{}} {CPU_PERIOD}"),),
-}
+LIMITS = {"pids": "--pids-limit", "memory": "--memory"}  # that can be hit
 
 
 class Cgroup:
-    """The prepared cgroup in one hierarchy, and in it the leaf of one container.
+    """The prepared cgroup in one hierarchy, and in it the leaf of one container. Version 1.
 
-    version: 1 or 2. path: the directory. controllers: those that we use here, such as "pids".
+    path: the directory. controllers: those that we use here, such as "pids".
     """
 
     leaf, leaf_path = -1, ""
+    files = {  # by controllers: what to write where, {} being the limit
+        "pids": {"pids.max": "{}"},
+        # No swap: it would only hide the limit. Its file is there with swap accounting only.
+        "memory": {"memory.limit_in_bytes": "{}", "memory.memsw.limit_in_bytes": "{}",
+                   "memory.kmem.tcp.limit_in_bytes": "{}"},
+        "cpu": {"cpu.cfs_period_us": f"{CPU_PERIOD}", "cpu.cfs_quota_us": "{}"},
+    }
+    peaks = {"pids": "pids.peak", "memory": "memory.max_usage_in_bytes"}
 
-    def __init__(self, version: int, path: str, controllers: list[str]) -> None:
-        self.version, self.path, self.controllers = version, path, controllers
-        self.name = os.path.basename(path)  # what --cgroup-parent called it
-        self.parent = do(os.open, path, os.O_RDONLY | os.O_DIRECTORY)
-        self.parent_hits = self.count("pids.events", "max", self.parent) if version == 2 else 0
+    def __init__(self, path: str, controllers: list[str]) -> None:
+        self.path, self.controllers = path, controllers
+        self.parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def make_leaf(self, name: str) -> None:
         """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
         self.leaf_path = f"{self.path}/{name}"
-        if lesson and not lesson.call("mkdir", (self.leaf_path,)):
-            return
         while self.leaf < 0:
             try:
                 if not mode_of(self.leaf_path):
@@ -1448,64 +1524,105 @@ class Cgroup:
 
     def limit(self, controller: str, value: int) -> None:
         """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD."""
-        for file, text in LIMIT_FILES[controller, self.version]:
-            if "sw" not in file or self.text(file):
-                self.write(file, text.format(value))
+        for file, text in self.files[controller].items():
+            path = f"{self.leaf_path}/{file}"
+            try:
+                if mode_of(path) or file in ("pids.max", "memory.max", "cpu.max"):
+                    write(path, text.format(value))
+            except OSError as error:
+                raise Failure(f"{path}: {text.format(value)}: {error.strerror}") from None
 
-    def write(self, file: str, value: int | str) -> None:
-        """Write to a file of the leaf. Raises Failure."""
-        try:
-            write(f"{self.leaf_path}/{file}", str(value))
-        except OSError as error:
-            raise Failure(f"cgroup {self.path}: {value} to {file}: {error.strerror}") from None
+    def admit(self, pid: int) -> None:
+        """Take PID 1 in. In version 1 it joins by itself, see open_tasks()."""
 
-    def open_tasks(self) -> int:
-        """v1: who holds this descriptor may write 0 to it, and joins."""
-        return int(do(os.open, f"{self.leaf_path}/tasks", os.O_WRONLY))
-
-    def text(self, file: str, folder: int = -1) -> str:
-        """What is in a file of the leaf, or of another folder; empty if there is no such file."""
-        return "" if planning() else read_if_there(file, self.leaf if folder < 0 else folder)
+    def open_tasks(self) -> list[int]:
+        """Descriptors: who writes 0 to them joins, in version 1."""
+        return [os.open(f"{self.leaf_path}/tasks", os.O_WRONLY)]
 
     def count(self, file: str, key: str, folder: int = -1) -> int:
         """The number behind key in a file of events; 0 if there is none."""
-        words = self.text(file, folder).split()
+        words = read(file, self.leaf if folder < 0 else folder).split()
         return int(words[words.index(key) + 1]) if key in words else 0
 
     def number(self, file: str, folder: int = -1) -> float:
-        """A limit as the kernel has it now, infinite for "max"."""
-        text = self.text(file, folder)
+        """What a file of the leaf, or of another folder, says; infinite if it is no number."""
+        text = read(file, self.leaf if folder < 0 else folder)
         return float(text) if is_number(text) else float("inf")
+
+    def max(self, controller: str, folder: int = -1) -> float:
+        """The limit of the leaf, or of another folder, as the kernel has it now."""
+        return self.number(next(iter(self.files[controller])), folder)
+
+    def peak(self, controller: str) -> float:
+        """The most that the leaf has had at once."""
+        return self.number(self.peaks[controller])
+
+    def hits(self, controller: str) -> tuple[int, bool]:
+        """How often a limit has cost this container a process, and whether it was the leaf's."""
+        if controller == "memory":
+            return (self.count("memory.oom_control", "oom_kill"),
+                    self.peak("memory") >= self.max("memory"))
+        return self.count("pids.events", "max"), self.max("pids") < self.max("pids", self.parent)
 
     def events(self) -> Iterator[str]:
         """A line for each limit that this container has hit, and whose limit that is."""
-        v2, shared = self.version == 2, f"cgroup {self.name}"
-        if "memory" in self.controllers:
-            file = "memory.max" if v2 else "memory.limit_in_bytes"
-            killed = self.count("memory.events" if v2 else "memory.oom_control", "oom_kill")
-            own = (self.count("memory.events", "oom") > 0 if v2 else
-                   self.number("memory.max_usage_in_bytes") >= self.number(file))
-            size = self.number(file, self.leaf if own else self.parent) / (1 << 20)
-            processes = "1 process" if killed == 1 else f"{killed} processes"
-            if killed:
-                yield (f"the memory limit of {size:.4g} MB was hit: {processes} killed "
-                       f"({'--memory' if own else shared})")
-        if "pids" in self.controllers:
-            hits = self.count("pids.events", "max")
-            if not hits and v2:  # kernels since 6.12 count where the limit is
-                hits = self.count("pids.events", "max", self.parent) - self.parent_hits
-            tight, above = self.number("pids.max"), self.number("pids.max", self.parent)
-            times = "once" if hits == 1 else f"{hits} times"
-            if hits > 0:
-                yield (f"the limit of {min(tight, above):.0f} processes was hit {times} "
-                       f"({'--pids-limit' if tight < above else shared})")
+        for controller in [name for name in LIMITS if name in self.controllers]:
+            hits, own = self.hits(controller)
+            limit = self.max(controller, self.leaf if own else self.parent)
+            if controller == "memory":
+                text = f"memory limit of {limit / (1 << 20):.4g} MB was hit: {hits} process"
+                text += f"{'es' * (hits != 1)} killed"
+            else:
+                text = f"limit of {limit:.0f} processes was hit "
+                text += "once" if hits == 1 else f"{hits} times"
+            if hits:
+                whose = LIMITS[controller] if own else f"cgroup {os.path.basename(self.path)}"
+                yield f"the {text} ({whose})"
+
+
+class CgroupV2(Cgroup):
+    """The same in version 2, where one hierarchy has all controllers."""
+
+    files = {
+        "pids": {"pids.max": "{}"},
+        "memory": {"memory.max": "{}", "memory.swap.max": "0"},
+        "cpu": {"cpu.max": f"{{}} {CPU_PERIOD}"},
+    }
+    peaks = {"pids": "pids.peak", "memory": "memory.peak"}
+
+    def make_leaf(self, name: str) -> None:
+        """As in version 1, and remember what has happened above it before."""
+        super().make_leaf(name)
+        self.before = self.count("pids.events.local", "max", self.parent)
+
+    def admit(self, pid: int) -> None:
+        """Take PID 1 in, while its interpreter starts."""
+        write(f"{self.leaf_path}/cgroup.procs", str(pid))
+
+    def open_tasks(self) -> list[int]:
+        """None: PID 1 is in already."""
+        return []
+
+    def hits(self, controller: str) -> tuple[int, bool]:
+        """As in version 1. Since Linux 6.11 a refused fork is counted where the limit is.
+
+        Above the leaf it may then have been another container's: this one is named only if it
+        had several processes, so that it did fork.
+        """
+        if controller == "memory":  # "oom" counts how often the leaf itself was full
+            kills = self.count("memory.events", "oom_kill")
+            return kills, self.count("memory.events", "oom") > 0
+        hits, own = self.count("pids.events", "max"), self.peak("pids") >= self.max("pids")
+        if hits == 0 and 1 < self.peak("pids") < float("inf"):
+            return self.count("pids.events.local", "max", self.parent) - self.before, False
+        return hits, own
 
 
 def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
     """The prepared cgroup of that name, once for each hierarchy that has controllers of ours.
 
-    cpu: whether there has to be one for processors. Where the cgroup is missing, root prepares
-    it. Raises Failure.
+    cpu: whether there has to be one for processors. Where the cgroup is missing, cgroup.sh is
+    called to prepare it. Raises Failure.
     """
     places: dict[tuple[int, str], list[str]] = {}
     prepared, found = True, controllers()
@@ -1514,45 +1631,15 @@ def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
         if version == 0 and (cpu or each != "cpu"):
             raise Failure(f"the kernel offers no cgroup controller for {each}; "
                           "--cgroup-parent none runs without limits")
-        if version == 2:
-            top = delegated(top, name)
+        if version == 2 and os.geteuid() != 0:  # a normal user's is in a subtree of theirs
+            top += cgroup_of("self", "").removesuffix("/launcher")
         if version > 0:
             places.setdefault((version, f"{top}/{name}"), []).append(each)
             prepared = prepared and is_prepared(version, top, name, each)
     if not prepared:
-        if os.geteuid() != 0 and not planning():
-            raise Failure(f"there is no cgroup {name}: sudo ./cgroup.sh --name {name} prepares it, "
-                          "--cgroup-parent none does without limits")
-        do(spawn, "/bin/sh", cgroup_script(), "--name", name)
-    return [Cgroup(version, path, names) for (version, path), names in places.items()]
-
-
-def delegated(top: str, name: str) -> str:
-    """v2: the directory that NAME is in. A normal user's is in a subtree delegated to him.
-
-    cgroups(7), "Cgroups delegation". Joining needs write access to a common ancestor's
-    cgroup.procs, which cgroup.sh cannot give. Raises Failure with the command that can.
-    """
-    if os.access(f"{top}/cgroup.procs", os.W_OK) or planning():
-        return top
-    scope = f"{top}{cgroup_of('self', '')}".removesuffix("/launcher")
-    if not os.access(f"{scope}/cgroup.procs", os.W_OK):
-        raise Failure("on cgroup v2 a normal user needs a delegated subtree: systemd-run --user "
-                      f"--scope -p Delegate=yes -- {sys.executable} {__file__} run …; "
-                      "--cgroup-parent none does without limits")
-    if not os.path.isdir(f"{scope}/{name}"):
-        os.makedirs(f"{scope}/launcher", exist_ok=True)  # a cgroup that hands controllers down
-        write(f"{scope}/launcher/cgroup.procs", "0")  # must not have processes of its own
-        offered = read(f"{scope}/cgroup.controllers").split()
-        hand_down = " ".join(f"+{each}" for each in ("pids", "memory", "cpu") if each in offered)
-        write(f"{scope}/cgroup.subtree_control", hand_down)
-        os.mkdir(f"{scope}/{name}")
-        for controller, limit in (("pids", 10), ("memory", 50 << 20)):  # as cgroup.sh does
-            for file, text in LIMIT_FILES[controller, 2]:
-                if mode_of(f"{scope}/{name}/{file}"):
-                    write(f"{scope}/{name}/{file}", text.format(limit))
-        write(f"{scope}/{name}/cgroup.subtree_control", hand_down)
-    return scope
+        spawn("/bin/sh", cgroup_script(), "--name", name)
+    return [(CgroupV2 if version == 2 else Cgroup)(path, names)
+            for (version, path), names in places.items()]
 
 
 def is_prepared(version: int, top: str, name: str, controller: str) -> bool:
@@ -1562,26 +1649,25 @@ def is_prepared(version: int, top: str, name: str, controller: str) -> bool:
     """
     if version == 1:
         return os.path.isdir(f"{top}/{name}")
-    handed_down = read_if_there(f"{top}/{name}/cgroup.subtree_control").split()
+    handed_down = read(f"{top}/{name}/cgroup.subtree_control").split()
     return controller in handed_down or controller not in read(f"{top}/cgroup.controllers").split()
 
 
 def controllers() -> dict[str, tuple[int, str]]:
     """Which version has a controller, and where it is mounted, from /proc/self/mountinfo."""
     found = {}
-    for line in lines_of("/proc/self/mountinfo"):
-        if " - cgroup" in line:
-            top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
-            if is_there(f"{top}/cgroup.procs"):  # else another mount hides this one
-                v2 = kind == "cgroup2"
-                names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
-                found.update(dict.fromkeys(names, (1 + v2, top)))
+    for line in read("/proc/self/mountinfo").split("\n"):
+        top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
+        if kind.startswith("cgroup") and mode_of(f"{top}/cgroup.procs"):  # else it is hidden
+            v2 = kind == "cgroup2"
+            names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
+            found.update(dict.fromkeys(names, (1 + v2, top)))
     return found
 
 
 def cgroup_of(pid: str, controller: str) -> str:
     """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
-    for line in lines_of(f"/proc/{pid}/cgroup"):
+    for line in read(f"/proc/{pid}/cgroup").split("\n"):
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
             return path
@@ -1616,113 +1702,162 @@ def remove_leaves(cgroups: list[Cgroup], name: str, patience: float = 1.0) -> No
 # ── The terminal ─────────────────────────────────────────────────────────────────────────────
 
 
-class Relay:
-    """Between the caller's terminal and the container's: two plain buffers; pty(7)."""
+def in_foreground() -> bool:
+    """Whether we may read from the terminal on standard input: job control, credentials(7)."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return True  # it is not our controlling terminal: nobody else's job is on it
 
-    def __init__(self, master: int) -> None:
-        import fcntl
+
+class Terminal:
+    """The caller's terminal, and the container's own one if it has any; pty(7), termios(3).
+
+    The keyboard is read only while run is in the foreground: in the background it is the shell's.
+    """
+
+    is_open = False  # the container's, and run relays it
+    master = slave = -1
+    stop = stopping = -1  # a pipe: its end tells the thread to hang up
+    done = -1  # a pipe: its end tells that the thread has shown everything, or cannot
+    typed = b""  # on the way to the container
+    keyboard = False  # the caller's is ours to read
+    trouble: OSError | None = None  # from writing to standard output
+    original: list[Any] = []  # attributes of the caller's terminal
+    raw: list[Any] = []  # the same, with every key handed to the container
+
+    def choose(self, host: Host) -> None:
+        """See what standard input is. Raises Failure for -i -t without a terminal."""
+        if not os.isatty(0):
+            if host.tty and host.interactive:
+                raise Failure("the input device is not a TTY; leave out -t")
+        elif host.has_terminal:
+            import termios
+
+            self.original, self.raw = termios.tcgetattr(0), termios.tcgetattr(0)
+            self.raw[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
+                             | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
+            self.raw[1] &= ~termios.OPOST
+            self.raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
+                             | termios.IEXTEN)
+        elif not in_foreground():  # the keyboard is the shell's: the container cannot read it
+            for fd, path, flags in ((0, "/dev/null", os.O_RDONLY),
+                                    (1, "/proc/self/fd/1", os.O_WRONLY | os.O_NOCTTY),
+                                    (2, "/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY)):
+                if os.isatty(fd):
+                    os.dup2(os.open(path, flags), fd)
+
+    def open(self, master: int, slave: int) -> None:
+        """Begin to relay the container's terminal.
+
+        Its slave is held open, so that reading does not end while nobody inside has it open.
+        """
+        import _thread
 
         os.set_blocking(master, False)
-        self.master = master
-        # Held open, so that reading ends with EAGAIN and not with EIO as long as run reads.
-        self.slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-        try:  # a description of our own, so that O_NONBLOCK does not reach the caller's
-            self.screen = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        except OSError:
-            self.screen = 1
-        self.typed, self.shown = b"", b""
-        self.keyboard = os.isatty(0)
-        self.drained = False
+        self.is_open, self.master, self.slave = True, master, slave
+        self.stop, self.stopping = os.pipe()
+        self.done, ended = os.pipe()
+        _thread.start_new_thread(self.show, (ended,))
+
+    def show(self, ended: int) -> None:
+        """In a thread, since writing may block: what the container writes, to standard output."""
+        try:
+            while data := self.read_master():
+                write_all(1, data)
+        except OSError as error:
+            self.trouble = error
+        os.close(self.master)  # a hang-up for whoever still has the other end open
+        os.close(ended)
+
+    def read_master(self) -> bytes:
+        """What the container has written; empty at the end, or when it is to be hung up."""
+        while self.stop not in wait({self.master: POLLIN, self.stop: 0}):
+            try:
+                return os.read(self.master, 1 << 16)
+            except BlockingIOError:
+                continue
+            except OSError:  # EIO: nobody has the other end open
+                break
+        return b""
+
+    def take(self) -> None:
+        """Take the caller's terminal, if it is ours to take: hand every key to the container."""
+        self.keyboard = self.is_open and os.isatty(0) and in_foreground()
+        if self.keyboard:
+            self.set(self.original, self.raw)
+            self.resize()
+
+    def give_back(self) -> None:
+        """Give the caller's terminal its attributes back, if it is as take() has made it."""
+        self.keyboard = False
+        if self.original:
+            self.set(self.raw, self.original)
+
+    def set(self, old: list[Any], new: list[Any]) -> None:
+        """Change the attributes of the caller's terminal, if they are the old ones.
+
+        At once: the terminal may be stopped (Ctrl-S). If it was hung up, nothing is to be done.
+        """
+        import termios
+
+        try:
+            if termios.tcgetattr(0) == old or new is self.raw:
+                termios.tcsetattr(0, termios.TCSANOW, new)
+        except termios.error:
+            pass
 
     def wanted(self) -> dict[int, int]:
-        """What to poll for: only what there is room for, so that who is not read has to wait."""
-        master = POLLIN * (not self.shown) | POLLOUT * bool(self.typed)
-        wanted = {self.master: master} if master else {}
-        if self.shown:
-            wanted[self.screen] = POLLOUT
-        if self.keyboard and not self.typed:
-            wanted[0] = POLLIN
-        return wanted
+        """What to poll for. Keys wait where they are until the container has taken the last."""
+        if not self.is_open:
+            return {}
+        keys = {self.master: POLLOUT} if self.typed else {0: POLLIN} if self.keyboard else {}
+        return {self.done: 0, **keys}
 
-    def move(self, happened: dict[int, int]) -> bool:
-        """Move what can be moved now, in both directions. Returns False when it was hung up."""
+    def relay(self, happened: dict[int, int]) -> bool:
+        """Move keys to the container. Returns False when the terminal ended before PID 1."""
+        ended = self.done in happened
+        if not self.is_open:
+            return True
         if 0 in happened:
-            self.typed = read_some(0, 4096)
-            if not self.typed:
-                return False
-        self.typed = write_some(self.master, self.typed)
-        self.shown = write_some(self.screen, self.shown)
-        self.drained = False
-        while not self.shown and not self.drained:
-            self.shown = read_some(self.master, 65536)
-            self.drained = not self.shown
-            self.shown = write_some(self.screen, self.shown)
+            self.typed = quietly(os.read, 0, 4096) or b""
+            self.keyboard = bool(self.typed)
+            ended = ended or not self.typed and in_foreground()  # the caller's terminal is gone
+        if self.typed:
+            written = quietly(os.write, self.master, self.typed)
+            self.typed = self.typed[written:] if written is not None else self.typed
+        if ended:
+            gone = self.slave >= 0  # PID 1 is still there
+            self.close_slave()
+            os.close(self.stopping)
+            self.is_open = False
+            return not gone
         return True
 
-    def close(self) -> None:
-        """Hang up the container's terminal: who reads from it sees its end."""
-        os.close(self.slave)
-        os.close(self.master)
+    def close_slave(self) -> None:
+        """Nobody inside is left: what has been written is shown, and then is the end."""
+        if self.slave >= 0:
+            os.close(self.slave)
+            self.slave = -1
 
     def resize(self) -> None:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
-        import fcntl
+        import termios
 
-        if size := callers_size():
-            fcntl.ioctl(self.master, TIOCSWINSZ, size)
+        if caller := [fd for fd in (0, 1) if os.isatty(fd)]:
+            termios.tcsetwinsize(self.slave, termios.tcgetwinsize(caller[0]))
 
-
-def callers_size() -> bytes:
-    """The size of the caller's terminal, struct winsize; empty if it has none."""
-    import fcntl
-
-    terminals = [fd for fd in (0, 1) if os.isatty(fd)]
-    return fcntl.ioctl(terminals[0], TIOCGWINSZ, bytes(8)) if terminals else b""
-
-
-def read_some(fd: int, size: int) -> bytes:
-    """What can be read now; nothing if there is nothing, or if it was hung up."""
-    try:
-        return os.read(fd, size)
-    except OSError:
-        return b""
-
-
-def write_some(fd: int, data: bytes) -> bytes:
-    """Write what can be written now. Returns the rest; nothing if nobody will ever read it."""
-    try:
-        return data[os.write(fd, data):] if data else data
-    except BlockingIOError:
-        return data
-    except OSError:
-        return b""
-
-
-def set_raw() -> None:
-    """Hand every key of the caller's terminal to the container, Ctrl-C too; cfmakeraw(3)."""
-    import termios
-    import tty
-
-    try:
-        tty.setraw(0, termios.TCSADRAIN)
-    except termios.error as error:
-        raise Failure(f"the terminal: {error.args[1]}") from None
-
-
-def restore(terminal: list[Any]) -> None:
-    """Give the caller's terminal its attributes back; at once, it may be stopped (Ctrl-S)."""
-    import termios
-
-    try:
-        termios.tcsetattr(0, termios.TCSANOW, terminal)
-    except termios.error:
-        pass  # it was hung up
+    def check(self) -> None:
+        """Raise Failure if standard output has not taken everything."""
+        if self.trouble:
+            raise Failure(f"standard output: {self.trouble.strerror}",
+                          128 + _signal.SIGPIPE if self.trouble.errno == errno.EPIPE else 125)
 
 
 # ── seccomp's rules ──────────────────────────────────────────────────────────────────────────
 
 
-def seccomp_rules(options: Options) -> Iterator[tuple[int, str, int, int, int]]:
+def seccomp_rules(container: Container) -> Iterator[tuple[int, str, int, int, int]]:
     """What is refused: action, system call, and for some an argument's number, mask and value.
 
     The kernel looks at 32 bits of these arguments, and so do the masks: a set bit above must
@@ -1730,10 +1865,10 @@ def seccomp_rules(options: Options) -> Iterator[tuple[int, str, int, int, int]]:
     """
     eperm = refuse(errno.EPERM)
     for capability, names in CLOSED_CALLS.items():
-        if not capability or not keeps(options, capability):
+        if not capability or not container.keeps(capability):
             for name in names.split():
                 yield eperm, name, 0, 0, 0
-    if not keeps(options, "sys_admin"):
+    if not container.keeps("sys_admin"):
         # clone3's flags are in memory, where no filter sees them: as if it were not there,
         # so that the C library takes clone.
         yield refuse(errno.ENOSYS), "clone3", 0, 0, 0
@@ -1742,7 +1877,8 @@ def seccomp_rules(options: Options) -> Iterator[tuple[int, str, int, int, int]]:
             yield eperm, "clone", 0, flag, flag
     for request in (TIOCSTI, TIOCLINUX):  # to type into a terminal
         yield eperm, "ioctl", 1, 0xFFFFFFFF, request
-    yield eperm, "socket", 0, 0xFFFFFFFF, AF_VSOCK  # to the hypervisor
+    for family in (AF_VSOCK, AF_ALG):  # to the hypervisor; to the kernel's own cryptography
+        yield eperm, "socket", 0, 0xFFFFFFFF, family
     for bit in range(31):  # personality: 0, its two harmless flags, and asking (all bits set)
         if 1 << bit not in (PER_LINUX32, UNAME26):
             yield eperm, "personality", 0, 1 << 31 | 1 << bit, 1 << bit
@@ -1764,139 +1900,135 @@ def spec(words: list[str]) -> int:
     """
     import json
 
-    options, command = parse_run(words, RUN_OPTIONS | SPEC_OPTIONS)
-    if options.copy and not options.bundle:
+    host = Host(words, "spec")
+    if host.copy and not host.bundle:
         raise Usage("--copy goes with --bundle DIR")
-    if options.init:
+    if host.init:
         raise Failure("--init is not in a config.json: engines bring their own")
-    if options.userns and os.geteuid() != 0:
-        raise Failure("--userns host-root is root's to say")
-    path = root_of(options)
-    if not root_entries(path):
-        raise Failure(f"the root {path} is empty; pull fills it")
-    config = oci_config(options, command, "rootfs" if options.copy else path)
-    text = json.dumps(config, indent=2, ensure_ascii=False)
+    if not root_entries(host.rootfs):
+        raise Failure(f"the root {host.rootfs} is empty; pull fills it")
+    host.find_user()
+    text = json.dumps(oci_config(host), indent=2, ensure_ascii=False)
     try:
-        text.encode()
+        config = f"{text}\n".encode()
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
-        raise Failure(f"config.json is UTF-8; {error.object[error.start]} is not") from None
-    if options.bundle:
-        make_bundle(options, path, f"{text}\n")
+        raise Failure(f"config.json is UTF-8; {error.object[error.start]!r} is not") from None
+    if host.bundle:
+        make_bundle(host, config)
     else:
-        print_all(f"{text}\n")
+        print_all(config)
     return 0
 
 
-def make_bundle(options: Options, path: str, text: str) -> None:
+def make_bundle(host: Host, config: bytes) -> None:
     """A directory with config.json and perhaps a copy of the root, or nothing at all."""
-    for number in TERMINATING:
-        _signal.signal(number, interrupt)
-    os.makedirs(options.bundle)
+    catch_interrupts()
+    os.makedirs(host.bundle)
     try:
-        if options.copy:
-            copy_root(path, f"{options.bundle}/rootfs", id_maps(options))
-        write(f"{options.bundle}/config.json", text)
+        if host.copy:
+            copy_root(host, f"{host.bundle}/rootfs")
+        with open(f"{host.bundle}/config.json", "wb", 0) as file:
+            write_all(file.fileno(), config)
     except BaseException:
-        spawn("rm", "-rf", "--", options.bundle)
+        spawn("rm", "-rf", "--", host.bundle)
         raise
 
 
-def oci_config(options: Options, command: list[str], path: str) -> dict[str, Any]:
-    """The document. path: the root's, as it is to stand there."""
-    user, group, groups, home = look_up_user(options.user, root_of(options))
-    kept = [f"CAP_{name.upper()}" for name in kept_capabilities(options)]
+def copy_root(host: Host, target: str) -> None:
+    """Copy a root with its owners shifted, for engines that do not show it through an idmap.
+
+    tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
+    """
+    archive, maps = f"{target}.tar", []
+    for kind, option in (("uid", "--owner-map"), ("gid", "--group-map")):
+        first = host.maps[kind][0][1] if os.geteuid() == 0 else 0  # else all is the user's
+        fd = os.memfd_create(kind)
+        write_all(fd, b"".join(b"+%d +%d\n" % (each, each + first) for each in range(IDS)))
+        maps.append(f"{option}=/proc/{os.getpid()}/fd/{fd}")
+    spawn("tar", "--create", "--file", archive, "--directory", host.rootfs, "--sparse", *TAR,
+          *maps, ".")
+    os.mkdir(target)
+    with open(archive, "rb") as file:
+        os.unlink(archive)
+        unpack(file, target)
+
+
+OCI = """{"ociVersion": "1.0.2",
+"process": {"noNewPrivileges": true, "capabilities": {"inheritable": [], "ambient": []}},
+"linux": {"resources": {}}}"""
+
+
+def oci_config(host: Host) -> dict[str, Any]:
+    """The document."""
+    import json
+
+    config: dict[str, Any] = json.loads(OCI)
+    process, linux = config["process"], config["linux"]
+    kept = [f"CAP_{name.upper()}" for name in kept_capabilities(host)]
+    process["capabilities"].update(dict.fromkeys(("bounding", "permitted", "effective"), kept))
+    process.update(terminal=host.has_terminal, args=host.command, cwd=host.workdir)
+    process["env"] = [f"{name}={value}" for name, value in host.environment.items()]
+    # No groups for a normal user: without root, engines cannot set any.
+    groups = [] if os.geteuid() else host.groups
+    process["user"] = {"uid": host.uid, "gid": host.gid, "additionalGids": groups}
+    root = "rootfs" if host.copy else host.rootfs
+    config.update(root={"path": root, "readonly": host.read_only}, hostname=host.hostname)
+    config["mounts"] = [{"destination": target, "type": kind, "source": kind,
+                         "options": words.split(",")} for target, kind, words in host.layout()]
+    rbind = "rbind" if os.geteuid() else "bind"
+    config["mounts"] += [{"destination": target, "type": "bind", "source": source,
+                          "options": [rbind, "nodev", *["ro"] * read_only]}
+                         for source, target, read_only in host.binds()]
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
-    namespaces += ["network"] * (options.network == "none")
-    maps = {f"{kind}Mappings": [{"containerID": inside, "hostID": outside, "size": count}
-                                for inside, outside, count in ranges]
-            for kind, ranges in id_maps(options).items()}
-    cgroup = f"/{options.cgroup_parent}/oci-{os.urandom(4).hex()}"
-    return {
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": wants_terminal(options), "args": command, "cwd": options.workdir,
-            "env": [f"{name}={value}" for name, value in environment_for(options, home).items()],
-            # No groups for a normal user: without root, engines cannot set any.
-            "user": {"uid": user, "gid": group, "additionalGids": [] if os.geteuid() else groups},
-            "capabilities": {"bounding": kept, "permitted": kept, "effective": kept,
-                             "inheritable": [], "ambient": []},
-            "noNewPrivileges": True,
-        },
-        "root": {"path": path, "readonly": options.read_only},
-        "hostname": options.hostname,
-        "mounts": [*oci_mounts(options)],
-        "linux": {
-            "namespaces": [{"type": each} for each in namespaces], **maps,
-            "maskedPaths": [f"/proc/{name}" for name in MASKED],
-            "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
-            "resources": oci_resources(options), **oci_seccomp(options),
-            **({"cgroupsPath": cgroup} if options.cgroup_parent != "none" else {}),
-        },
-    }
+    namespaces += ["network"] * (host.network == "none")
+    linux["namespaces"] = [{"type": each} for each in namespaces]
+    for kind, ranges in host.maps.items():
+        linux[f"{kind}Mappings"] = [{"containerID": inside, "hostID": outside, "size": count}
+                                    for inside, outside, count in ranges]
+    linux["maskedPaths"] = [f"/proc/{name}" for name in MASKED]
+    linux["readonlyPaths"] = [f"/proc/{name}" for name in READ_ONLY]
+    if host.memory:
+        linux["resources"]["memory"] = {"limit": host.memory, "swap": host.memory}
+    if host.pids_limit:
+        linux["resources"]["pids"] = {"limit": host.pids_limit}
+    if host.cpus:
+        linux["resources"]["cpu"] = {"quota": round(host.cpus * CPU_PERIOD), "period": CPU_PERIOD}
+    if not host.security_opt:
+        linux["seccomp"] = oci_seccomp(host)
+    if host.cgroup_parent != "none":
+        linux["cgroupsPath"] = f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}"
+    return config
 
 
-def oci_mounts(options: Options) -> Iterator[dict[str, Any]]:
-    """/proc, /dev and what is in it, resolv.conf, the volumes; an engine brings /dev's nodes."""
-    has_tty = id_maps(options)["gid"][-1][2] > 5  # a single id has no group tty
-    for target, kind, words in (("/proc", "proc", "nosuid,nodev,noexec"), *FILE_SYSTEMS):
-        words = words if has_tty else words.removesuffix(",gid=5")
-        yield {"destination": target, "type": kind, "source": kind, "options": words.split(",")}
-    name_servers = [(RESOLV_CONF, RESOLV_CONF, True)] * shows_resolv_conf(options)
-    for source, target, read_only in name_servers + options.volume:
-        yield {"destination": target, "type": "bind", "source": os.path.abspath(source),
-               "options": ["rbind" if os.geteuid() else "bind", "nodev", *["ro"] * read_only]}
-
-
-def oci_resources(options: Options) -> dict[str, Any]:
-    """One container's own limits."""
-    limits: dict[str, Any] = {}
-    if options.memory:
-        limits["memory"] = {"limit": options.memory, "swap": options.memory}
-    if options.pids_limit:
-        limits["pids"] = {"limit": options.pids_limit}
-    if options.cpus:
-        limits["cpu"] = {"quota": round(options.cpus * CPU_PERIOD), "period": CPU_PERIOD}
-    return limits
-
-
-def oci_seccomp(options: Options) -> dict[str, Any]:
-    """The same rules as compile_seccomp()'s."""
-    if options.security_opt == "seccomp=unconfined":
-        return {}
+def oci_seccomp(host: Host) -> dict[str, Any]:
+    """The same rules as compile_seccomp()'s. (runc itself closes calls that nobody knows yet.)"""
     rules = []
-    for action, name, argument, mask, value in seccomp_rules(options):
+    for action, name, argument, mask, value in seccomp_rules(host):
         comparison = {"index": argument, "value": mask, "valueTwo": value,
                       "op": "SCMP_CMP_MASKED_EQ"}
         rules.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
                       "args": [comparison] * (mask != 0)})
-    return {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
-                        "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}}
-
-
-def copy_root(source: str, target: str, maps: dict[str, list[tuple[int, int, int]]]) -> None:
-    """Copy a root with its owners shifted, for engines that do not show it through an idmap."""
-    spawn("cp", "-aT", "--", source, target)
-    if os.geteuid() != 0:
-        return  # 0 inside is who owns it
-    uid, gid = (ranges[0][1] for ranges in maps.values())
-    seen: set[int] = set()  # folders come twice, and files with several names (hard links)
-    for folder, names, files in os.walk(target):
-        for path in [folder, *(f"{folder}/{name}" for name in names + files)]:
-            status = os.lstat(path)
-            if status.st_ino not in seen:
-                seen.add(status.st_ino)
-                os.chown(path, status.st_uid + uid, status.st_gid + gid, follow_symlinks=False)
-                if status.st_mode & S_IFMT != S_IFLNK:
-                    os.chmod(path, status.st_mode & 0o7777)  # chown took set-user-ID away
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
+            "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}
 
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
 
-ALPINE = "3.24.1"
-ALPINE_URL = "https://dl-cdn.alpinelinux.org/alpine/v{0}/releases/{2}/alpine-minirootfs-{1}-{2}.tar.gz"
+ALPINE = "https://dl-cdn.alpinelinux.org/alpine/v3.24/releases/{0}/alpine-minirootfs-3.24.1-{0}.tar.gz"
 ALPINE_SHA256 = {
     "x86_64": "41f73e3cf5fa919b8aa5ca6b30dc48f0da2720776d7423e2a7748211456fe081",
     "aarch64": "f55a90f69052c5bd6f92cb09a8f47065970830b194c917a006fb94028e721259",
+}
+GITIGNORE = "*\n!.gitignore"  # of an empty alpine-fs: git keeps no empty directory
+DOWNLOAD_LIMIT = 4 << 30  # bytes
+TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
+BUSYBOX_FILES = {
+    "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "profile": f"export PATH={PATH}\nexport PS1='\\h:\\w\\$ '\n",
+    "os-release": 'ID=busybox\nNAME="busybox"\nPRETTY_NAME="the busybox of the host"\n',
+    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "hostname": "container\n",
 }
 
 
@@ -1914,29 +2046,28 @@ def pull(words: list[str]) -> int:
 
     words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
     """
-    options, sources = parse(words, PULL_OPTIONS)
-    if len(sources) > 1 or sources and (options.busybox or not sources[0]):
+    options, sources = parse(words, "pull")
+    if len(sources) > 1 or sources and (options["busybox"] or not sources[0]):
         raise Usage("one FILE or URL at the most")
-    if options.sha256 and not sources:
+    if options["sha256"] and not sources:
         raise Usage("--sha256 goes with FILE or URL")
-    path = root_of(options)
-    if os.path.isdir(path) and root_entries(path) and not options.force:
+    path = root_path(options["rootfs"])
+    if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    if options.busybox:
+    if options["busybox"]:
         replace_root(path, fill_from_busybox)
-        return 0
-    source = (sources[0], options.sha256) if sources else alpine()
-    try:
-        replace_root(path, lambda root: unpack(*source, root))
-    except NoNetwork as failure:
-        raise Failure(f"{failure}; pull takes a FILE, too, or --busybox") from None
+    else:
+        try:
+            replace_root(path, fill_from("".join(sources), options["sha256"]))
+        except NoNetwork as failure:
+            raise Failure(f"{failure}; pull takes a FILE, too, or --busybox") from None
     return 0
 
 
 def pull_or_busybox(path: str) -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
     try:
-        replace_root(path, lambda root: unpack(*alpine(), root))
+        replace_root(path, fill_from())
     except NoNetwork as failure:
         if not static_busybox():
             raise Failure(f"{path} is empty and {failure}; three ways out: a network, "
@@ -1945,112 +2076,113 @@ def pull_or_busybox(path: str) -> None:
         replace_root(path, fill_from_busybox)
 
 
-def alpine() -> tuple[str, str]:
-    """The URL and the SHA-256 of Alpine's mini root file system for this machine."""
-    machine = os.uname().machine
-    if machine not in ALPINE_SHA256:
-        raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
-    return ALPINE_URL.format(ALPINE[:ALPINE.rindex(".")], ALPINE, machine), ALPINE_SHA256[machine]
-
-
 def replace_root(path: str, fill: Callable[[str], None]) -> None:
     """Fill a temporary directory beside path, and let the two change places at the end.
 
     Whatever interrupts it before leaves path as it was (renameat2(2), RENAME_EXCHANGE). What a
-    killed pull left beside it, with its lock free, goes now.
+    killed pull left beside it, with its lock free, goes now. All of it works on descriptors: who
+    owns the directory that path is in may rename things there, but leads us nowhere else.
     """
-    import shutil
-    import tempfile
-
-    for number in TERMINATING:
-        _signal.signal(number, interrupt)
-    parent, prefix = os.path.dirname(path), f".{os.path.basename(path)}.pull-"
-    for orphan in [f"{parent}/{name}" for name in os.listdir(parent) if name.startswith(prefix)]:
-        if lock(orphan) >= 0:
-            shutil.rmtree(orphan)
-    temporary = tempfile.mkdtemp(prefix=prefix, dir=parent)
-    lock(temporary)
+    catch_interrupts()
+    folder, name = os.path.split(path)
+    parent = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    beside, prefix = f"/proc/self/fd/{parent}", f".{name}.pull-"
+    for orphan in os.listdir(beside):
+        if orphan.startswith(prefix) and lock(orphan, parent) >= 0:
+            spawn("rm", "-rf", "--", orphan, cwd=beside)
+    temporary = f"{prefix}{os.urandom(4).hex()}"
+    os.mkdir(temporary, 0o700, dir_fd=parent)
+    ours = lock(temporary, parent)
+    root = f"/proc/self/fd/{ours}/root"
     try:
-        root = f"{temporary}/root"
         os.mkdir(root)
         fill(root)
-        if not root_entries(root):
-            raise Failure("there is nothing in it")
+        check_root(root_entries(root))
         os.chmod(root, 0o755)
-        os.makedirs(path, exist_ok=True)
-        kept = read_if_there(f"{path}/.gitignore")
-        if kept and not os.path.lexists(f"{root}/.gitignore"):  # nor is a link of its followed
-            write(f"{root}/.gitignore", f"{kept}\n")
-        do(renameat2, AT_FDCWD, root, AT_FDCWD, path, RENAME_EXCHANGE)
+        if not mode_of(f"{beside}/{name}"):
+            os.mkdir(name, dir_fd=parent)
+        kept = read_inside(f"{beside}/{name}", ".gitignore") == GITIGNORE
+        if kept and not mode_of(f"{root}/.gitignore"):
+            write(f"{root}/.gitignore", f"{GITIGNORE}\n")
+        libc("renameat2", ours, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        shutil.rmtree(temporary)
+        spawn("rm", "-rf", "--", "root", cwd=f"/proc/self/fd/{ours}")
+        spawn("rm", "-rf", "--", temporary, cwd=beside)
 
 
-def unpack(source: str, sha256: str, root: str) -> None:
-    """Unpack a FILE or a URL into root with the system's tar, which never writes outside of it.
+def check_root(names: list[str]) -> None:
+    """Raise Failure for what is not a root, but something that a root can be made of."""
+    if not names:
+        raise Failure("there is nothing in it")
+    if "oci-layout" in names or "manifest.json" in names and "etc" not in names:
+        raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
+                      "root of it, and so do `skopeo copy` and `umoci unpack`")
+    if len(names) == 1 and names[0] not in ("bin", "sbin", "usr"):
+        raise Failure(f"all of it is below one name, {names[0]}: is that the root? pack what is "
+                      f"in it, with tar -C {names[0]}")
+
+
+def fill_from(source: str = "", sha256: str = "") -> Callable[[str], None]:
+    """What unpacks a FILE, a URL, or by default Alpine's mini root file system, into a root.
 
     sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
-    Device nodes go: on the host's disk they would be the host's. Raises NoNetwork, Failure.
     """
-    import hashlib
+    machine = os.uname().machine
+    if not source and machine not in ALPINE_SHA256:
+        raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
+    if not source:
+        source, sha256 = ALPINE.format(machine), ALPINE_SHA256[machine]
 
-    with download(source) if "://" in source else open(source, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 and found != sha256.lower():
-            raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was unpacked")
-        os.set_inheritable(file.fileno(), True)
-        owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
-        try:
-            spawn("tar", "--extract", "--file", f"/dev/fd/{file.fileno()}", "--directory", root,
-                  "--numeric-owner", "--same-permissions", owner, "--exclude=./dev/*")
-        except Failure as failure:
-            raise Failure(f"{source} is not unpacked: {failure}") from None
+    def fill(root: str) -> None:
+        """Do it. Raises NoNetwork, Failure."""
+        import hashlib
+
+        with download(source, root) if "://" in source else open(source, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 and found != sha256.lower():
+                raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was "
+                              "unpacked")
+            unpack(file, root)
+
+    return fill
+
+
+def unpack(archive: BufferedReader, root: str) -> None:
+    """Unpack with the system's tar, which never writes outside of root. Raises Failure.
+
+    Device nodes go: on the host's disk they would be the host's.
+    """
+    os.set_inheritable(archive.fileno(), True)
+    owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
+    try:
+        spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
+              *TAR, "--same-permissions", owner, "--exclude=./dev/*")
+    except Failure as failure:
+        raise Failure(f"{archive.name} is not unpacked: {failure}") from None
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str) -> BufferedRandom:
-    """Download to an unnamed file, with a progress bar on a terminal. Returns it, at its start.
+def download(url: str, root: str) -> BufferedReader:
+    """Download with curl to a file beside root, with a progress bar on a terminal. Returns it.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
-    import http.client
-    import ssl
-    import urllib.error
-    import urllib.request
+    import resource
 
     if not url.startswith(("https://", "http://")):
         raise Failure(f"{url}: only https and http are downloaded")
-    file = open(os.memfd_create("download"), "w+b")  # noqa: SIM115  (it is returned)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (DOWNLOAD_LIMIT, DOWNLOAD_LIMIT))
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            size, done, start = int(answer.headers.get("Content-Length", 0)), 0, time.monotonic()
-            while block := answer.read(1 << 16):
-                file.write(block)
-                done += len(block)
-                show_progress(done, size, time.monotonic() - start)
-    except urllib.error.HTTPError as error:
-        raise Failure(f"{url}: the server says {error.code} {error.reason}") from None
-    except (http.client.HTTPException, ValueError) as error:
-        raise Failure(f"{url}: {type(error).__name__}: {error}") from None
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        kind = Failure if isinstance(reason, ssl.SSLError) else NoNetwork  # a lie is no silence
-        words = getattr(reason, "strerror", None) or reason
-        raise kind(f"{url} cannot be reached: {words}") from None
-    if done < size:
-        raise Failure(f"{url}: it ended after {done} of {size} bytes")
-    file.seek(0)
+        spawn("curl", "--progress-bar" if os.isatty(2) else "--silent", "--show-error", "--fail",
+              "--location", "--proto", "=http,https", "--max-redirs", "10",
+              "--connect-timeout", "30", "--speed-time", "30",
+              "--output", f"{root}.download", "--", url)
+    except Failure as failure:
+        kind = NoNetwork if failure.status in (5, 6, 7, 28) else Failure  # curl(1), EXIT CODES
+        raise kind(f"{url} cannot be downloaded: {failure}") from None
+    file = open(f"{root}.download", "rb")  # noqa: SIM115  (it is returned)
+    os.unlink(file.name)
     return file
-
-
-def show_progress(done: int, size: int, seconds: float) -> None:
-    """A bar, the bytes and the rate, on a terminal only."""
-    if os.isatty(2):
-        bar = "#" * (30 * done // size) if size else ""
-        rate = done / (1 << 20) / max(seconds, 0.001)
-        end = "\n" if done == size else ""
-        line = f"\r[{bar:30}] {done >> 10} KB, {rate:.1f} MB/s {end}"
-        os.write(2, line.encode())
 
 
 def static_busybox() -> str:
@@ -2064,265 +2196,298 @@ def static_busybox() -> str:
 
 def fill_from_busybox(root: str) -> None:
     """A small root: busybox under the names of all its applets, and the files that it expects."""
-    import shutil
-
     busybox = static_busybox()
     if not busybox:
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in ("bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "var/tmp"):
+    for folder in "bin dev etc home proc root sbin sys tmp usr/bin usr/sbin var/tmp".split():
         os.makedirs(f"{root}/{folder}")
-        os.chmod(f"{root}/{folder}", 0o700 if folder == "root" else 0o1777 if "tmp" in folder
-                 else 0o755)
-    shutil.copy(busybox, f"{root}/bin/busybox")
+        mode = 0o700 if folder == "root" else 0o1777 if "tmp" in folder else 0o755
+        os.chmod(f"{root}/{folder}", mode)
+    spawn("cp", "--", busybox, f"{root}/bin/busybox")
     for applet in spawn(busybox, "--list-full").split():
         if applet != "bin/busybox":
             os.makedirs(os.path.dirname(f"{root}/{applet}"), exist_ok=True)
             os.symlink("/bin/busybox", f"{root}/{applet}")
-    for name, text in (
-        ("passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
-        ("group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-        ("profile", f"export PATH={PATH}\nexport PS1='\\h:\\w\\$ '\n"),
-        ("os-release", 'ID=busybox\nNAME="busybox"\nPRETTY_NAME="the busybox of the host"\n'),
-        ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    ):
+    for name, text in BUSYBOX_FILES.items():
         write(f"{root}/etc/{name}", text)
 
 
 # ── The lesson: --explain, --plan, inspect ────────────────────────────────────────────────────
 
+WIDTH = 80  # columns
+CALLS = """capset chroot clone clone3 execve fork fsconfig fsmount fsopen keyctl mkdir mkdirat mount
+    mount_setattr move_mount open_tree personality pivot_root prctl rmdir seccomp setgroups
+    sethostname setresgid setresuid setsid umount2 unlinkat unshare vfork"""  # for --explain=calls
+LOOK = {  # with --explain=step: what to type in a second terminal, by stages
+    "1": "ls -l /proc/{run}/ns", "2": "pstree -p {run}", "3": "pstree -pS {run}",
+    "4": "sudo cat /proc/{pid_1}/uid_map", "5": "sudo ls /proc/{pid_1}/root/proc /proc/{pid_1}/root/dev",
+    "6": "grep -E 'Cap|NoNew|Seccomp' /proc/{pid_1}/status",
+}
+NAMESPACES = ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")
+
 lesson: Lesson | None = None
 
 
-def begin_lesson(side: str, options: Options) -> None:
-    """From now on, in this process, tell what it does, if that was asked for."""
+def begin_lesson(process: str, side: Host | Inside) -> None:
+    """From now on this process tells what it does, if that was asked for.
+
+    strace(1) tells the system calls: run starts again below it, once.
+    """
     global lesson
-    if options.explain or options.plan:
-        lesson = Lesson(side, options)
-
-
-def planning() -> bool:
-    """Whether system calls are only told, not made."""
-    return lesson is not None and lesson.plan
+    explain = side.explain
+    if explain == "calls" and process == "host" and not tracer_of("self"):
+        strace = which("strace")
+        if not strace:
+            raise Failure("--explain=calls needs strace: apt install strace")
+        calls = ",".join(f"?{name}" for name in CALLS.split())  # ?: an old strace may not know it
+        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", f"trace={calls}"]
+        os.execv(strace, ["strace", *options, sys.executable, *sys.orig_argv[1:]])
+    lesson = Lesson(process, side) if explain else None
 
 
 class Lesson:
-    """The stories while they happen, on standard error: host on the left, container on the right.
+    """The story while it happens, on standard error: who, what, and the manual page.
 
-    A step is its name and the first line of its own docstring; below it the system calls that
-    it makes, with their arguments by name, and what the kernel says afterwards. Three processes
-    tell; only the one that holds the baton goes on, so that steps come one after the other.
+    Each process tells what it has done. The middle and `child` send it to run, which prints it
+    and answers: so the lines come in the order of events.
     """
 
-    def __init__(self, side: str, options: Options) -> None:
-        import fcntl
+    def __init__(self, process: str, side: Host | Inside) -> None:
         import re
-        import textwrap
 
-        self.side, self.plan, self.pausing = side, options.plan, options.explain == "step"
-        self.lockf, self.held = fcntl.lockf, False
-        if side == "host":
-            move_fd(os.memfd_create("baton"), BATON)
-            if self.pausing:
-                self.open_keyboard()
-        self.namespaces = namespaces_of("self")  # before any is unshared
-        self.wrap, self.pages = textwrap.TextWrapper, re.compile(r"[\w-]+\(\d\)").findall
-        screen = 1 if self.plan else 2
-        self.screen = fcntl.fcntl(screen, fcntl.F_DUPFD_CLOEXEC, 10)  # a pty takes 2's place later
-        self.pid = status_of("self", "NSpid")[0].split()[1]  # as the host sees it
-        self.since = time.monotonic()
-        self.colour = os.isatty(screen) and not os.environ.get("NO_COLOR")
-        columns = os.get_terminal_size(screen).columns if os.isatty(screen) else 80
-        self.half = (min(120, max(80, columns)) - 2) // 2
-        self.lines: list[str] = []  # of the present step: written at once
-        self.calls: list[str] = []
-        if side == "host":
-            self.both("HOST: run and the middle", "CONTAINER: PID 1", "1")
-            self.both("Read downwards: a step, why it is", "= is what the kernel says then.")
-            self.both("there, the system calls it makes.", "It is all a plan: nothing is done."
-                      if self.plan else "▶ and ◀ cross over to the other side.")
-            self.both("─" * self.half, "─" * self.half)
-            self.flush()
+        self.process, self.side, self.explain = process, side, side.explain
+        self.pages = re.compile(r"[\w-]+\(\d\)").findall
+        self.before = namespaces_of("self")
+        self.keyboard = -1
+        if process == "host" and self.explain == "step":
+            try:
+                self.keyboard = os.open("/dev/tty", os.O_RDONLY)
+            except OSError as error:
+                raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
 
-    def open_keyboard(self) -> None:
-        """The caller's terminal, for all three; standard input is the command's."""
+    def begin_stage(self, heading: str) -> None:
+        """Print a heading; with --explain=step, wait there."""
+        self.tell(heading, pause=self.explain == "step")
+
+    def announce(self, step: Step) -> None:
+        """With --explain=calls, say why a step is there; its calls follow."""
+        if self.explain == "calls":
+            self.tell(f"  {self.process:10} {first_line(step)}", width=1 << 10)
+
+    def tell_step(self, step: Step) -> None:
+        """Say what a step has done, as the kernel sees it now, and where to read about it."""
         try:
-            move_fd(os.open("/dev/tty", os.O_RDONLY), KEYBOARD)
-        except OSError as error:
-            raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
+            text = TOLD.get(step.__name__, lambda _: "")(self.side)
+        except (OSError, ValueError):  # who may not look says nothing
+            return
+        if text:
+            pages = self.pages(step.__doc__ or "") or [""]
+            self.tell(f"  {self.process:10} {text}", pages[0])
 
-    def take_baton(self) -> None:
-        """Wait for it, unless it is held already; who dies drops it (fcntl(2), F_SETLKW)."""
-        if not self.held:
-            self.lockf(BATON, 2)  # LOCK_EX
-            self.held = True
+    def tell(self, text: str, page: str = "", pause: bool = False, width: int = WIDTH) -> None:
+        """A line, by way of run."""
+        room = width - len(page) - 1
+        text = printable(text)
+        text = text if len(text) <= room else f"{text[:room - 1]}…"
+        line = f"{text}{page:>{max(WIDTH - len(text), 0)}}".rstrip()
+        if isinstance(self.side, Host) and self.process == "host":
+            self.print(line, pause)
+            return
+        send(self.side.socket, f"{'pause' if pause else 'tell'} {line}")
+        if not receive(self.side.socket)[0]:
+            os._exit(125)  # run is gone
 
-    def drop_baton(self, for_good: bool = False) -> None:
-        """Let the others go on. for_good: if it is taken once more, exec drops it."""
-        self.lockf(BATON, 8)  # LOCK_UN
-        self.held = False
-        for fd in [BATON] + [KEYBOARD] * self.pausing if for_good else []:
-            os.set_inheritable(fd, False)
+    def print(self, line: str, pause: bool = False) -> None:
+        """In run: print a line, and perhaps wait for Enter."""
+        try:
+            write_all(2, f"{line}\n".encode(errors="backslashreplace"))
+        except OSError:
+            pass  # a reader who has seen enough, a full disk: the container goes on
+        if pause and isinstance(self.side, Host):
+            look = LOOK[line[0]].format(run=os.getpid(), pid_1=self.side.pid_1)
+            self.print(f"  look: {look}\n  [Enter] goes on")
+            self.wait_for_enter(self.side)
 
-    def before(self, step: Callable[..., Any]) -> None:
-        """Announce a step, and with --explain=step wait for Enter."""
-        self.take_baton()
-        doc = (step.__doc__ or "").split("\n")
-        pages = " ".join(dict.fromkeys(self.pages(" ".join(doc[1:]))))
-        self.lines, self.calls = [], []
-        self.tell(f"{'middle: ' * (self.side == 'middle')}{step.__name__}", "1")
-        self.tell(f"{doc[0]} {pages}".strip(), "", "  ")
-        if self.pausing:
-            look = LOOK.get(step.__name__, "ls -l /proc/{0}/ns").format(self.pid)
-            self.lines += [f"  look: sudo {look}", "  [Enter] goes on"]
-            self.flush()
-            os.read(KEYBOARD, 1)
-        self.since = time.monotonic()
+    def wait_for_enter(self, host: Host) -> None:
+        """Read lines of the keyboard up to an empty one; the others were meant for the command.
 
-    def after(self, step: Callable[..., Any], side: Any) -> None:
-        """Tell a step that did something: its calls, and what the kernel says now."""
-        self.take_baton()
-        took = (time.monotonic() - self.since) * 1000
-        says = [] if self.plan else KERNEL_SAYS.get(step.__name__, lambda _: [])(side)
-        for name in dict.fromkeys(self.calls):
-            if self.calls.count(name) > SHOWN:
-                self.tell(f"… {name}: {self.calls.count(name) - SHOWN} more", "36", "  ")
-        for line in says:
-            self.tell(line, "32", "  = ")
-        if self.calls or says:
-            if not self.plan:
-                self.tell(f"({took:.2f} ms)", "2", "  ")
-            self.flush()
-        self.lines = []
-        self.drop_baton()
-
-    def call(self, name: str, arguments: tuple[Any, ...], path: str = "") -> bool:
-        """Tell a system call. Returns whether it is to be made."""
-        self.calls.append(name)
-        prefixes = FLAGS.get(name, ()) + ("",) * len(arguments)
-        words = [self.word(word, prefix) for word, prefix in zip(arguments, prefixes)]
-        if path:  # what a descriptor stands for says more than its number
-            words = [path, *(word for word in words[1:] if word != '""')]
-        if name == "fork":
-            arrow = {"host": "──▶ the middle", "container": "──▶ the command"}
-            self.both(*self.sided(f"  fork() {arrow.get(self.side, '─' * (self.half - 10) + '▶')}"),
-                      "36")
-        elif name.startswith("exec") or self.calls.count(name) <= SHOWN:
-            self.tell(f"{name}({', '.join(words)})", "36", "  ")
-        if name.startswith("exec"):
-            self.take_baton()
-            self.flush()
-        return not self.plan or name == "fork"
-
-    def word(self, word: Any, prefix: Any) -> str:
-        """An argument as a manual page would write it: flags by their names, which begin so."""
-        if isinstance(word, str) or word == AT_FDCWD:
-            return word or '""' if isinstance(word, str) else "AT_FDCWD"
-        if isinstance(word, list):
-            return f"[{', '.join(str(item) for item in word if len(str(item)) < 40)}]"
-        if isinstance(word, bytes):
-            return repr(word)[1:] if word.isdigit() else f"{len(word)} bytes"
-        if isinstance(word, dict) or word is None:
-            return "NULL" if word is None else "environment"
-        if not isinstance(word, int) or prefix in ("", "0o", "0x"):
-            return f"{prefix}{word:{prefix[1:]}}" if isinstance(word, int) else "program"
-        known = {**vars(os), **vars(_signal), **vars(sys.modules.get("prctl", os)), **globals()}
-        named = {name: value for name, value in known.items()
-                 if name.startswith(prefix) and isinstance(value, int) and value > 0}
-        exact = [name for name, value in named.items() if value == word]
-        flags = [name for name, value in named.items() if value == value & word]
-        return " | ".join(exact[:1] or flags) or str(word)
-
-    def message(self, text: str) -> None:
-        """A message on the socketpair, as an arrow across."""
-        if kind := text.split(" ")[0]:  # else it is the lesson's own
-            arrow = "─" * (self.half - len(kind) - 4)
-            host = self.side == "host"
-            self.both(*((f'"{kind}" {arrow}▶', "") if host else ("", f'◀{arrow} "{kind}"')), "35")
+        Raises Failure when a signal ends run meanwhile.
+        """
+        watched = {self.keyboard: POLLIN} | ({host.signals: POLLIN} if host.signals >= 0 else {})
+        while True:
+            if host.signals in wait(watched):
+                number = read_signal(host.signals)
+                if number in TERMINATING:
+                    raise Failure("", 128 + number)
+                host.kept.append(number)
+                continue
+            line = os.read(self.keyboard, 4096)
+            if line in (b"\n", b""):
+                return
+            host.terminal.typed += line
 
     def compare(self, host: Host) -> None:
-        """Both sides as the kernel sees them, when the container is complete: * marks the new."""
-        here, there = kernel_view("self"), kernel_view(str(host.pid_1))
-        for name, text in here.items() if not self.plan else ():
-            mark = "  " if there.get(name) == text else "* "
-            left, right = (side if len(side) < self.half else f"{side[:self.half - 2]}…" for side in
-                           (f"  {name}: {text}", f"{mark}{name}: {there.get(name, '?')}"))
-            self.both(left, right, "32")
-        self.flush()
-        self.pausing = False  # what follows is the command's time
-        send(host.socket, "")
-
-    def sided(self, line: str) -> tuple[str, str]:
-        """A line on this process's own side."""
-        return ("", line) if self.side == "container" else (line, "")
-
-    def tell(self, text: str, style: str = "", indent: str = "") -> None:
-        """Some lines on this process's own side."""
-        wrap = self.wrap(self.half - 1, indent, " " * len(indent), break_on_hyphens=False)
-        for line in wrap.wrap(text):
-            self.both(*self.sided(line), style)
-
-    def both(self, left: str, right: str, style: str = "") -> None:
-        """One line of the picture."""
-        on, off = (f"\033[{style}m", "\033[0m") if style and self.colour else ("", "")
-        self.lines.append(f"{on}{left:{self.half}}{off}│ {on}{right}{off}".rstrip())
-
-    def flush(self) -> None:
-        """Write the present step's lines."""
-        try:
-            os.write(self.screen, "".join(f"{line}\n" for line in self.lines).encode())
-        except BrokenPipeError:
-            pass  # who has seen enough
-        self.lines = []
+        """Before the command begins: what the kernel says of its process, beside the host."""
+        view = kernel_view(str(host.pid_1))
+        names = [name for name in NAMESPACES if view[f"{name} ns"] != self.before[f"{name} ns"]]
+        bits = view["CapEff"].strip("?") or "0"
+        for text, page in (
+            (f"  container  executes {' '.join(host.command)}", "execve(2)"),
+            (f"  host       {len(names)} namespaces differ: {' '.join(names)}", "lsns(8)"),
+            (f"  host       uid {view['Uid'].split()[0]} on the host is uid "
+             f"{host.uid} inside", "user_namespaces(7)"),
+            (f"  host       {bin(int(bits, 16)).count('1')} capabilities: {bits}",
+             "capabilities(7)"),
+            (f"  host       / inside is {view['root']}", "pivot_root(2)"),
+        ):
+            self.tell(text, page)
+        tracer = tracer_of("self")
+        if tracer and self.explain == "calls":  # strace is done: the command is not traced
+            os.kill(tracer, _signal.SIGTERM)
+            end = time.monotonic() + 5
+            while tracer_of(str(host.pid_1)) and time.monotonic() < end:
+                time.sleep(0.01)
+        send(host.socket, "told")
 
 
-def move_fd(fd: int, number: int) -> None:
-    """Give a descriptor this number, which execs keep."""
-    os.dup2(fd, number)
-    os.close(fd)
+def first_line(step: Step) -> str:
+    """Why a step is there: the first line of its docstring."""
+    return (step.__doc__ or "").split("\n")[0]
 
 
-BATON, KEYBOARD = 20, 21  # descriptors that all three have under these numbers
-SHOWN = 2  # calls of a name in a step; the others are counted
-FLAGS: dict[str, tuple[Any, ...]] = {  # how the names that an argument may have begin
-    "capset": ("0x", "0x"), "ioctl": ("", ("TIOC", "SIOC"), "O_"), "keyctl": ("KEYCTL_",),
-    "mount": ("", "", "", "MS_"), "mount_setattr": ("", "", "AT_", "MOUNT_ATTR_"),
-    "move_mount": ("", "", "", "", "MOVE_MOUNT_"), "open": ("", "O_"),
-    "open_tree": ("", "", "OPEN_TREE_CLONE"), "prctl": ("PR_",), "prctl.capbset_drop": ("CAP_",),
-    "prctl.set_pdeathsig": ("SIGKILL",), "umask": ("0o",), "umount2": ("", "MNT_"),
-    "unshare": ("CLONE_NEW",),
+def tell_limits(host: Host) -> str:
+    """The limits of the prepared cgroup, as read back."""
+    told = [f"{each.max(controller, each.parent):.0f} {unit}" for each in host.cgroups
+            for controller, unit in (("pids", "processes"), ("memory", "bytes"))
+            if controller in each.controllers]
+    name = host.cgroup_parent
+    return f"the cgroup {name}: {', '.join(told)}" if told else "no cgroup, no limits"
+
+
+def tell_usage(host: Host) -> str:
+    """What the container took, as its cgroup has counted it."""
+    told = [f"{each.peak(controller) / unit:.4g} {words} of {each.max(controller) / unit:.4g}"
+            for each in host.cgroups
+            for controller, unit, words in (("pids", 1, "processes"), ("memory", 1 << 20, "MB"))
+            if controller in each.controllers]
+    return f"used at most {', '.join(told)}" if told else ""
+
+
+def tell_end(host: Host) -> str:
+    """The exit code, decoded."""
+    code = host.exit_code
+    names = [name for name, value in vars(_signal).items()
+             if name.startswith("SIG") and "_" not in name and value == code - 128 > 0]
+    return f"exit code {code}" + f" = 128 + {code - 128}: {' '.join(names)}" * bool(names)
+
+
+def tell_map(host: Host) -> str:
+    """The first line of uid_map, as the kernel has it."""
+    inside, outside, count = map(int, read(f"/proc/{host.pid_1}/uid_map").split()[:3])
+    if count == 1:
+        return f"uid {inside} inside = {outside} outside"
+    return f"uid {inside}–{inside + count - 1} inside = {outside}–{outside + count - 1} outside"
+
+
+def tell_namespaces(_: Host) -> str:
+    """The namespaces that are others now. The PID namespace is for children."""
+    before = lesson.before if lesson else {}
+    now = {**namespaces_of("self"), "pid ns": "those of its children"}
+    names = [name.removesuffix(" ns") for name, text in now.items() if text != before[name]]
+    return f"new namespaces: {' '.join(names)}"
+
+
+TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of them
+    "find_root": lambda host: f"the root: {host.rootfs}",
+    "find_cgroups": tell_limits,
+    "fork_middle": lambda host: f"forks the middle, {host.middle}",
+    "make_leaf": lambda host: f"makes {', '.join(each.leaf_path for each in host.cgroups[:1])}",
+    "map_ids": tell_map,
+    "clone_mounts": lambda host: f"takes {len(host.mounts)} mounts, with shifted owners",
+    "compile_seccomp": lambda host: f"compiles a filter of {len(host.filter) // 8} instructions",
+    "say_go": lambda _: 'says "go"',
+    "supervise": lambda _: "PID 1 has ended, and so has all inside",
+    "report_limits": tell_usage,
+    "dismiss_guard": tell_end,
+    "unshare_namespaces": tell_namespaces,
+    "keep_capabilities": lambda _: "keeps its capabilities over exec",
+    "spawn_pid_1": lambda host: f"starts this file as PID 1: {host.pid_1} on the host",
+    "join_cgroup": lambda _: "joins the cgroup, which looks like / from inside",
+    "join_session": lambda _: f"a session of its own: {os.getsid(0)}",
+    "become_root": lambda _: f"becomes uid {os.geteuid()} inside",
+    "set_hostname": lambda _: f"the host name: {os.uname().nodename}",
+    "start_loopback": lambda _: "lo is up, and there is no other interface",
+    "leave_host_mounts": lambda _: f"{len(lines_of('/proc/self/mountinfo'))} mounts of the host, "
+                                   "private now",
+    "make_dev": lambda _: f"makes /dev: {' '.join(sorted(os.listdir('/dev')))}",
+    "make_proc": lambda _: f"mounts /proc, in which it is {os.readlink('/proc/self')}",
+    "open_terminal": lambda _: f"a terminal: {os.ttyname(0)}",
+    "enter_root": lambda _: f"the root is /: {len(lines_of('/proc/self/mountinfo'))} mounts left",
+    "enter_workdir": lambda _: f"the working directory: {os.getcwd()}",
+    "drop_privileges": lambda _: " ".join(status_of("self", "CapBnd:", "NoNewPrivs:")),
+    "load_seccomp": lambda _: " ".join(status_of("self", "Seccomp:")),
+    "start_init": lambda _: f"forks the command: {os.getpid()} inside",
 }
-LOOK = {  # with --explain=step: what to type in a second terminal before a step
-    "fork_middle": "pstree -p {0}", "make_leaf": "ls -d /sys/fs/cgroup/*/demo/run-*",
-    "meet_pid_1": "lsns -T", "map_ids": "pstree -pS {0}",
-    "join_cgroup": "cat /proc/{0}/cgroup", "become_root": "grep -E 'Uid|Gid' /proc/{0}/status",
-    "set_hostname": "nsenter -t {0} -u hostname", "fetch_from_host": "cat /proc/{0}/mounts",
-    "enter_root": "cat /proc/{0}/mounts", "make_dev": "ls /proc/{0}/root/dev",
-    "mount_proc": "ls /proc/{0}/root/proc", "exec_command": "cat /proc/{0}/comm",
-    "drop_privileges": "grep Cap /proc/{0}/status", "say_go": "pstree -pS {0}",
-    "close_system_calls": "grep -E 'NoNewPrivs|Seccomp' /proc/{0}/status",
-}
+
+
+def print_plan(container: Host) -> int:
+    """Print the steps that this command line leads to, and what it comes to. Returns 0."""
+    lines = []
+    for process, steps in stories(container).items():
+        for step in steps:
+            lines += ([step] if isinstance(step, str) else
+                      [f"  {process:10} {step.__name__}", f"{'':13}{first_line(step)}"])
+    if os.path.isdir(container.rootfs):
+        container.find_user()
+    lines.append("WHAT IT COMES TO")
+    hidden = ("plan", "explain", "own_root", "cap_add", "cap_drop", "env", "description",
+              "terminal", "cgroups", "mounts", "kept")
+    facts = {**vars(container), "capabilities": " ".join(kept_capabilities(container))}
+    lines += [f"  {name:14} {facts[name]}" for name in sorted(facts) if name not in hidden]
+    print_all("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+    return 0
 
 
 def inspect(words: list[str]) -> int:
     """What the kernel says of a process, beside what it says of this one. Returns 0.
 
-    words: a PID, of any container's process. Raises Failure.
+    words: a PID, of any container's process; without one, the container started last.
+    Raises Failure.
     """
-    if len(words) != 1 or not is_number(words[0]):
+    if len(words) > 1 or words and not is_number(words[0]):
         raise Usage("inspect takes one PID")
-    if not os.path.exists(f"/proc/{words[0]}/ns"):
-        raise Failure(f"there is no process {words[0]}")
+    pid = words[0] if words else last_container()
+    if not os.path.exists(f"/proc/{pid}/ns"):
+        raise Failure(f"there is no process {pid}")
     try:
-        here, there = kernel_view("self"), kernel_view(words[0])
+        here, there = kernel_view("self"), kernel_view(pid)
     except OSError as error:  # EINVAL from mountinfo
-        raise Failure(f"process {words[0]} has ended, or is ending: {error.strerror}") from None
+        raise Failure(f"process {pid} has ended, or is ending: {error.strerror}") from None
     wide = max(map(len, here.values()))
-    table = f"  {'':13} {'this process':{wide}} process {words[0]}\n"
+    lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
+    same = [name for name, text in here.items() if there[name] == text]
     for name, text in here.items():
-        other = there.get(name, "?")
-        table += f"{' ' if other in (text, '?') else '*'} {name:13} {text:{wide}} {other}\n"
-    print_all(table + "? is not yours to see: sudo\n" * ("?" in there.values()))
+        if name not in same:
+            lines.append(f"{' ' if there[name] == '?' else '*'} {name:13} {text:{wide}} {there[name]}")
+    lines += [f"  the same: {', '.join(same)}"] * bool(same)
+    lines += ["? is not yours to see: sudo"] * ("?" in there.values())
+    print_all("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
     return 0
+
+
+def last_container() -> str:
+    """PID 1 of the container that was started last, as the host sees it. Raises Failure."""
+    found = []
+    for pid in filter(is_number, os.listdir("/proc")):
+        ids = status_of(pid, "NSpid:", "PPid:")
+        if len(ids) == 2 and len(ids[1].split()) > 2 and ids[1].split()[-1] == "1":
+            parent = read(f"/proc/{ids[0].split()[1]}/cmdline")
+            started = read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
+            if "go_container" in parent.replace("-", "_") and started:
+                found.append((int(started[19]), pid))
+    if not found:
+        raise Failure("no container runs here; inspect takes a PID, too")
+    return max(found)[1]
 
 
 def kernel_view(pid: str) -> dict[str, str]:
@@ -2335,15 +2500,15 @@ def kernel_view(pid: str) -> dict[str, str]:
     for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
         view[name] = " ".join(status.get(name, "?").split())
     for name in ("uid_map", "gid_map"):
-        view[name] = " ".join(read_if_there(f"/proc/{pid}/{name}").split()) or "?"
+        view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
     view["root"] = root_mount(lines_of(f"/proc/{pid}/mountinfo"))
     for controller, (version, top) in controllers().items():
         if controller in ("pids", "memory"):
             path = cgroup_of(pid, controller if version == 1 else "")
-            file = LIMIT_FILES[controller, version][0][0]
+            file = next(iter((CgroupV2 if version == 2 else Cgroup).files[controller]))
             view[f"{controller} cgroup"], limits = path, []
             while path.strip("/"):
-                limits.append(read_if_there(f"{top}{path}/{file}"))
+                limits.append(read(f"{top}{path}/{file}"))
                 path = os.path.dirname(path)
             lowest = min([int(each) for each in limits if is_number(each)], default=1 << 62)
             view[f"{controller} limit"] = str(lowest) if lowest < 1 << 62 else "none"
@@ -2353,7 +2518,7 @@ def kernel_view(pid: str) -> dict[str, str]:
 def namespaces_of(pid: str) -> dict[str, str]:
     """The inode numbers of a process's namespaces, namespaces(7); "?" for who may not look."""
     view = {}
-    for name in ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time"):
+    for name in NAMESPACES:
         try:
             view[f"{name} ns"] = os.readlink(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
         except OSError:
@@ -2368,102 +2533,38 @@ def root_mount(lines: list[str]) -> str:
 
 
 def status_of(pid: str | int, *names: str) -> list[str]:
-    """Lines of /proc/PID/status, proc(5)."""
+    """Lines of /proc/PID/status, proc(5), in its order."""
     return [" ".join(line.split()) for line in lines_of(f"/proc/{pid}/status")
             if line.startswith(names)]
 
 
-def tell_namespaces(_: Host) -> list[str]:
-    """The namespaces that are others now. The PID namespace is for children: not yet."""
-    before = lesson.namespaces if lesson else {}
-    return [f"{name}: {before[name]}, now {text}" for name, text in namespaces_of("self").items()
-            if text != before[name]]
-
-
-def tell_mounts(inside: Inside) -> list[str]:
-    """The mount table, read through the new proc before and after it is attached."""
-    proc = next(fd for name, fd in inside.given if name == "proc")
-    lines = read("self/mountinfo", proc).split("\n")
-    return [f"mountinfo: {len(lines)} mounts", f"/ is {root_mount(lines)}"]
-
-
-def tell_limits(host: Host) -> list[str]:
-    """The leaf's limits and the prepared ones above it, as read back."""
-    return [f"{each.name}{leaf} {file}: {each.text(file, folder)}" for each in host.cgroups
-            for controller in each.controllers for file, _ in LIMIT_FILES[controller, each.version]
-            for leaf, folder in (("", each.parent), (f"/{host.leaf}", each.leaf))
-            if len(each.text(file, folder)) in range(1, 19)]  # v1's "none" is longer
-
-
-def tell_usage(host: Host) -> list[str]:
-    """What the container took, as its cgroup has counted it."""
-    told = []
-    for each in host.cgroups:
-        if "pids" in each.controllers:
-            told += [f"pids.peak: {each.text('pids.peak') or '?'} processes at once",
-                     f"pids.events: {each.count('pids.events', 'max')} forks refused"]
-        if "memory" in each.controllers:
-            v2 = each.version == 2
-            peak, events = (("memory.peak", "memory.events") if v2 else
-                            ("memory.max_usage_in_bytes", "memory.oom_control"))
-            told += [f"{peak}: {each.number(peak) / (1 << 20):.1f} MB",
-                     f"{events}: {each.count(events, 'oom_kill')} processes killed"]
-    return told
-
-
-def tell_end(host: Host) -> list[str]:
-    """What became of it."""
-    import resource
-
-    code, usage = host.exit_code, resource.getrusage(resource.RUSAGE_CHILDREN)
-    names = [name for name, value in vars(_signal).items()
-             if name.startswith("SIG") and "_" not in name and value == code - 128 > 0]
-    return [f"exit code {code}" + f" = 128 + {code - 128}: {' '.join(names)}" * bool(names),
-            f"CPU time {usage.ru_utime + usage.ru_stime:.3f} s, "
-            f"largest process {usage.ru_maxrss >> 10} MB"]
-
-
-KERNEL_SAYS: dict[str, Callable[[Any], list[str]]] = {
-    "unshare_namespaces": tell_namespaces,
-    "make_leaf": tell_limits,
-    "meet_pid_1": lambda host: status_of(host.pid_1, "NSpid"),
-    "map_ids": lambda host: [f"{name}: {' '.join(read(f'/proc/{host.pid_1}/{name}').split())}"
-                             for name in ("uid_map", "gid_map")],
-    "report_limits": tell_usage,
-    "dismiss_guard": tell_end,
-    "become_root": lambda _: [*status_of("self", "Uid", "Gid"),
-                              f"uid_map: {' '.join(read('/proc/self/uid_map').split())}"],
-    "set_hostname": lambda _: [f"uname: {os.uname().nodename}"],
-    "fetch_from_host": tell_mounts,
-    "enter_root": tell_mounts,
-    "drop_privileges": lambda _: status_of("self", "CapEff", "CapBnd", "NoNewPrivs"),
-    "close_system_calls": lambda _: status_of("self", "Seccomp:"),
-}
+def tracer_of(pid: str) -> int:
+    """The process that traces this one with ptrace(2), such as strace's; 0 if there is none."""
+    return int("".join(status_of(pid, "TracerPid:")).partition(" ")[2] or 0)
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
 
 
-def send(socket: _socket.socket, text: str, *descriptors: int) -> None:
+def send(socket: _socket.socket, message: str | bytes, *descriptors: int) -> None:
     """Send one message. If nobody is there any more, the next receive() tells."""
-    if lesson:
-        lesson.message(text)
-    rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in descriptors)
+    rights = struct(4, *descriptors)
     control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if descriptors else []
+    data = message if isinstance(message, bytes) else os.fsencode(message)
     try:
-        socket.sendmsg([os.fsencode(text)], control)
+        socket.sendmsg([data], control)
     except (BrokenPipeError, ConnectionResetError):
         pass
 
 
-def receive(socket: _socket.socket) -> tuple[str, list[int]]:
+def receive(socket: _socket.socket) -> tuple[bytes, list[int]]:
     """Receive one message and its descriptors; an empty one when nobody is there any more."""
     try:
-        text, control, _, _ = socket.recvmsg(1 << 16, 1 << 12, _socket.MSG_CMSG_CLOEXEC)
+        data, control, _, _ = socket.recvmsg(1 << 17, 1 << 12, _socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return "", []
+        return b"", []
     rights = b"".join(data for _, _, data in control)
-    return os.fsdecode(text), list(memoryview(rights).cast("i"))
+    return data, list(memoryview(rights).cast("i"))
 
 
 def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
@@ -2472,44 +2573,35 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     A signal that ends run ends the start; others are kept for the command.
     Raises Failure: the other side's, or that it has died.
     """
-    if lesson:
-        lesson.drop_baton()
     socket = host.socket.fileno()
-    while socket not in wait({host.signals: POLLIN, socket: POLLIN}):
-        number = read_signal(host.signals)
-        if number in TERMINATING and not host.executing:
-            raise Failure("", 128 + number)
-        host.kept.append(number)
-    text, descriptors = receive(host.socket)
-    if lesson:
-        lesson.take_baton()
-    words = text.split(" ")
-    if words[0] == "failed":
-        raise Failure(" ".join(words[2:]), int(words[1]))
-    if words[0] not in kinds:
-        raise Failure("the container ended before it could execute the command; was it killed?")
-    return words, descriptors
+    while True:
+        happened = wait({host.signals: POLLIN, socket: POLLIN, host.middle_fd: POLLIN})
+        if host.signals in happened:
+            number = read_signal(host.signals)
+            if number in TERMINATING and not host.executing:
+                raise Failure("", 128 + number)
+            host.kept.append(number)
+            continue
+        data, descriptors = receive(host.socket) if socket in happened else (b"", [])
+        words = os.fsdecode(data).split(" ")
+        if words[0] == "failed":
+            raise Failure(" ".join(words[2:]), int(words[1]))
+        if words[0] in ("tell", "pause") and lesson:
+            lesson.print(" ".join(words[1:]), words[0] == "pause")
+            send(host.socket, "told")
+        elif words[0] in kinds:
+            return words, descriptors
+        else:
+            raise Failure("the container ended before it could execute the command; was it killed?")
 
 
-def run_socket() -> _socket.socket:
-    """child's end of the socketpair. Raises Failure for who types `child` by hand.
-
-    Without the namespaces that run made, child would rename the host and mount over its files.
-    """
-    try:
-        if os.getpid() == 1 or planning():
-            os.set_inheritable(3, False)
-            return _socket.socket(fileno=3)
-    except OSError:
-        pass
-    raise Failure("child is not for typing: run starts it, as PID 1 of new namespaces; use run")
-
-
-# ── Small things ─────────────────────────────────────────────────────────────────────────────
+# ── Errors ───────────────────────────────────────────────────────────────────────────────────
 
 
 class Failure(Exception):
     """What went wrong, in one line, and the exit code that says whose failure it was."""
+
+    status = 0  # of a program of the host's that failed
 
     def __init__(self, text: str, code: int = 125) -> None:
         super().__init__(text)
@@ -2533,68 +2625,60 @@ def as_failure(error: Exception) -> Failure:
     if isinstance(error, Failure):
         return error
     if isinstance(error, OSError):
-        return Failure(f"{error.filename or 'internal error'}: {error.strerror}")
+        return Failure(words_of(error))
     return Failure(f"internal error: {error!r}")  # a defect of this file
+
+
+def words_of(error: OSError) -> str:
+    """What failed, on which path, the kernel's reason, and what the user can do about it."""
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    reason = f"{where}{error.strerror}"
+    number, call = error.errno, (error.strerror or "").split(":")[0]
+    refused = number in (errno.EPERM, errno.EACCES)
+    for switch, bad in (("kernel/apparmor_restrict_unprivileged_userns", "1"),
+                        ("kernel/unprivileged_userns_clone", "0")):
+        if call == "unshare" and refused and read(f"/proc/sys/{switch}") == bad:
+            return (f"{reason}; normal users may not make user namespaces here: sudo, or change "
+                    f"/proc/sys/{switch}")
+    if call == "unshare" and (refused or number == errno.ENOSPC):
+        return f"{reason}; are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo"
+    if call == "mount_setattr" and number == errno.EINVAL:
+        return (f"{reason}; this file system has no idmapped mounts: use ext4, xfs, btrfs or tmpfs, "
+                "or spell out --userns host-root")
+    if call == "mount" and refused:
+        return (f"{reason}; inside another container its /proc may be masked: start that one with "
+                "--security-opt systempaths=unconfined")
+    limits = {errno.EMFILE: "n", errno.EAGAIN: "u", errno.ENOMEM: "v", errno.EFBIG: "f"}
+    if number in limits:
+        return f"{reason}; is a limit of yours too low? see ulimit -{limits[number]}"
+    return reason
+
+
+def printable(text: str) -> str:
+    """A text from outside this file, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def say(text: str, usage: str = "") -> None:
     """One line on standard error, whatever is in it, and the usage line if that helps."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"go_container: {text}")
+    line = printable(f"go_container: {text}")
     try:
         os.write(2, f"{line}\n{usage}".encode(errors="backslashreplace"))
     except OSError:
         pass  # nobody listens; the exit code still says it
 
 
-def print_all(text: str) -> None:
+def print_all(data: bytes) -> None:
     """Write to standard output; nothing if its reader has gone. Raises Failure for other errors."""
-    data = text.encode()
     try:
-        while data:
-            data = data[os.write(1, data):]
+        write_all(1, data)
     except BrokenPipeError:
         pass
     except OSError as error:
         raise Failure(f"standard output: {error.strerror}") from None
 
 
-def do(call: Callable[..., Any], *arguments: Any, path: str = "") -> Any:
-    """Make a system call. Raises Failure, which names it, its path, the reason and a way out.
-
-    Every call that makes the container comes through here: --explain shows it, and --plan
-    shows it instead of making it, and returns a descriptor for whoever expects one.
-    """
-    name = call.__name__
-    if name == "call_prctl":  # python-prctl has one function under many names
-        name = next(f"prctl.{each}" for each, value in vars(sys.modules["prctl"]).items()
-                    if value is call)
-    if lesson and not lesson.call(name, arguments, path):
-        return os.open("/", os.O_PATH)
-    try:
-        return call(*arguments)
-    except OSError as error:
-        named = path or ", ".join([word for word in arguments if isinstance(word, str) and word]
-                                  or [str(word) for word in arguments if isinstance(word, int)])
-        reason = os.strerror(error.errno or 0) + way_out(name, error.errno)
-        raise Failure(f"{name}({named}): {reason}") from None
-
-
-def way_out(call: str, number: int | None) -> str:
-    """What the user can do about a system call that was refused for a known reason."""
-    refused = number in (errno.EPERM, errno.EACCES)
-    if call == "unshare" and refused and read_if_there(APPARMOR_SWITCH) == "1":
-        return f"; AppArmor forbids user namespaces: sudo, or set {APPARMOR_SWITCH} to 0"
-    if call == "unshare" and (refused or number == errno.ENOSPC):
-        return "; are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo"
-    if call == "mount_setattr" and number == errno.EINVAL:
-        return ("; this file system has no idmapped mounts: copy the root to ext4, xfs, btrfs or "
-                "tmpfs, or spell out --userns host-root")
-    if call == "mount" and refused:
-        return ("; inside another container its /proc may be masked: start that one with "
-                "--security-opt systempaths=unconfined")
-    if call in ("setresuid", "setresgid") and number == errno.EINVAL:
-        return "; there is no such id in this container, see its /proc/self/uid_map"
-    return ""
+# ── Files, programs, processes ───────────────────────────────────────────────────────────────
 
 
 def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
@@ -2605,9 +2689,23 @@ def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
     return dict(poll.poll(max(0, deadline - time.monotonic()) * 1000 if deadline else None))
 
 
-def interrupt(number: int, _: object) -> NoReturn:
-    """A signal handler for pull and spec: clean up on the way out."""
-    raise Failure("interrupted", 128 + number)
+def catch_interrupts() -> None:
+    """For pull and spec: a signal is an error, so that they clean up on the way out."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        """The handler."""
+        raise Failure("interrupted", 128 + number)
+
+    for number in TERMINATING:
+        _signal.signal(number, interrupt)
+
+
+def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a system call returns; None if it fails."""
+    try:
+        return call(*arguments)
+    except OSError:
+        return None
 
 
 def lock(path: str, folder: int | None = None) -> int:
@@ -2615,7 +2713,7 @@ def lock(path: str, folder: int | None = None) -> int:
     import fcntl
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return -1
@@ -2626,60 +2724,57 @@ def lock(path: str, folder: int | None = None) -> int:
 
 
 def read(path: str, folder: int | None = None) -> str:
-    """A small file's text, without the line end. folder: what path is relative to."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        return os.fsdecode(os.read(fd, 1 << 20)).strip()
-    finally:
-        os.close(fd)
+    """A small file's text, without the line end; empty if there is no such file.
 
-
-def read_if_there(path: str, folder: int | None = None) -> str:
-    """read(), empty if there is no such file; other errors are errors."""
+    folder: what path is relative to. Other errors are errors.
+    """
+    blocks = []
     try:
-        return read(path, folder)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            while block := os.read(fd, 1 << 16):  # the kernel gives its own a page at a time
+                blocks.append(block)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
-        return ""
-
-
-def mode_of(path: str) -> int:
-    """st_mode, 0 if there is no such file. (os.path.exists would take any error for a no.)"""
-    try:
-        return os.lstat(path).st_mode
-    except FileNotFoundError:
-        return 0
-
-
-def is_there(path: str) -> bool:
-    """os.path.exists, which takes any error for a no; here other errors are errors."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        pass
+    return os.fsdecode(b"".join(blocks)).strip()
 
 
 def lines_of(path: str) -> list[str]:
     """The lines of a file, none if it is not there."""
-    text = read_if_there(path)
+    text = read(path)
     return text.split("\n") if text else []
+
+
+def mode_of(path: str, follow: bool = False) -> int:
+    """st_mode, 0 if there is no such file. (os.path.exists would take any error for a no.)"""
+    try:
+        return os.stat(path, follow_symlinks=follow).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def write(path: str, text: str) -> None:
     """Write a small file, the kernel's in one go."""
-    if lesson and not lesson.call("write", (path, text)):
-        return
     kernels = path.startswith(("/proc/", "/sys/"))
     fd = os.open(path, os.O_WRONLY if kernels else os.O_WRONLY | os.O_CREAT, 0o644)
-    data = os.fsencode(text)
     try:
-        while data:  # a disk that gets full takes a part, and refuses the next one
-            data = data[os.write(fd, data):]
+        write_all(fd, os.fsencode(text))
     except OSError as error:
         error.filename = path
         raise
     finally:
         os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it: a pipe takes a part, and so does a disk that gets full."""
+    while data:
+        try:
+            data = data[os.write(fd, data):]
+        except BlockingIOError:  # the caller has made it so
+            wait({fd: POLLOUT})
 
 
 def which(name: str) -> str:
@@ -2690,38 +2785,28 @@ def which(name: str) -> str:
     return ""
 
 
-def spawn(*command: str) -> str:
-    """Run a program of the host's. Returns what it printed. Raises Failure with its last words."""
+def spawn(*command: str, cwd: str | None = None) -> str:
+    """Run a program of the host's. Returns what it printed. Raises Failure with its last words.
+
+    curl's progress bar goes to standard error: that is the caller's then.
+    """
     import subprocess
 
+    shown = "--progress-bar" in command
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=cwd,
+                              stderr=None if shown else subprocess.PIPE, text=True,
                               errors="replace", close_fds=False,
                               preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.split("\n") if "tar: Removing leading" not in line]
-        raise Failure(lines[0] or f"{command[0]}: exit code {done.returncode}")
+        lines = [line for line in (done.stderr or "").split("\n")
+                 if "tar: Removing leading" not in line]
+        failure = Failure(lines[0] or f"{command[0]}: exit code {done.returncode}")
+        failure.status = done.returncode
+        raise failure
     return done.stdout
-
-
-def subordinate_ids(path: str) -> int:
-    """The first of at least 65536 ids that belong to the caller (before sudo) or to root; 0: none.
-
-    path: /etc/subuid or /etc/subgid; subuid(5). A range may be given to a name or to a number.
-    """
-    uid = os.geteuid()
-    owners = [user[0] for user in entries("/etc/passwd", 4) if int(user[2]) == uid][:1] + [str(uid)]
-    if uid == 0 and "SUDO_USER" in os.environ:
-        owners.insert(0, os.environ["SUDO_USER"])
-    ranges = [line.split(":") for line in lines_of(path)]
-    for owner in owners:
-        for name, first, count in (each for each in ranges if len(each) == 3):
-            numbers = is_number(first) and is_number(count)
-            if name == owner and numbers and int(first) > 0 and int(count) >= IDS:
-                return int(first)
-    return 0
 
 
 def read_signal(signals: int) -> int:
@@ -2741,39 +2826,15 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def last_capability() -> int:
-    """The highest that this kernel knows."""
-    return int(read("/proc/sys/kernel/cap_last_cap"))
-
-
-def kept_capabilities(options: Options) -> dict[str, int]:
-    """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
-    import prctl
-
-    names = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
-    del names["last_cap"]  # a limit, not a name
-    for name in options.cap_add + options.cap_drop:
-        if name != "all" and name not in names:
-            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
-    last = last_capability()
-    return {name: number for name, number in names.items()
-            if number <= last and keeps(options, name)}
-
-
-def prctl_folder() -> str:
-    """Where python-prctl is, for the child, which starts without `site`. Raises Failure."""
-    for folder in sys.path:
-        if os.path.exists(f"{folder}/prctl.py"):
-            return os.path.abspath(folder)
-    raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
-                  "or pip install python-prctl")
-
-
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
 
 
 class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
+
+
+class UnsignedLong(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "L"
 
 
 class UnsignedShort(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -2790,17 +2851,22 @@ class FilterProgram(_ctypes.Structure):
     _fields_ = [("length", UnsignedShort), ("instructions", CString)]
 
 
+class ResourceLimit(_ctypes.Structure):
+    """struct rlimit of getrlimit(2)."""
+
+    _fields_ = [("soft", UnsignedLong), ("hard", UnsignedLong)]
+
+
 class CFunction(_ctypes.CFuncPtr):
     """A function that returns an int, as most do."""
 
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
-def c_function(name: str, library: int = 0, check: bool = True) -> Callable[..., int]:
+def c_function(name: str, library: int = 0) -> Callable[..., int]:
     """A function of the C library, or of another one that _ctypes.dlopen has opened.
 
-    It takes numbers, strings, bytes and None, and returns a number. check: negative numbers
-    are errors, -1 with errno as in libc, or -errno as in libseccomp. Raises OSError.
+    It takes numbers, strings, bytes and None, and returns a number.
     (`import ctypes` would give the same; it takes 3 ms at each of the two starts.)
     """
     function = CFunction(_ctypes.dlsym(library or LIBC, name))
@@ -2809,23 +2875,30 @@ def c_function(name: str, library: int = 0, check: bool = True) -> Callable[...,
 
     def call(*arguments: Any) -> int:
         """The function, with its arguments as C wants them."""
-        converted = [Long(word) if isinstance(word, int) else
-                     os.fsencode(word) if isinstance(word, str) else word for word in arguments]
-        result = int(function(*converted))
-        if check and result < 0:
-            number = _ctypes.get_errno() if result == -1 else -result
-            raise OSError(number, os.strerror(number))
-        return result
+        return int(function(*[Long(word) if isinstance(word, int) else os.fsencode(word)
+                              if isinstance(word, str) else word for word in arguments]))
 
-    call.__name__ = name
     return call
 
 
+def libc(name: str, *arguments: Any, path: str = "") -> int:
+    """Call a function of the C library. Returns what it returns.
+
+    path: for the error, else the first argument that is one. Raises OSError with the
+    function's name before the kernel's reason.
+    """
+    if name not in functions:
+        functions[name] = c_function(name)
+    result = functions[name](*arguments)
+    if result < 0:
+        number = _ctypes.get_errno()
+        named = path or next((word for word in arguments if isinstance(word, str) and word), None)
+        raise OSError(number, f"{name}: {os.strerror(number)}", named)
+    return result
+
+
 LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-mount, umount2, pivot_root = c_function("mount"), c_function("umount2"), c_function("pivot_root")
-signalfd, personality = c_function("signalfd"), c_function("personality")
-renameat2, libc_prctl, syscall = c_function("renameat2"), c_function("prctl"), c_function("syscall")
-unshare = getattr(os, "unshare", None) or c_function("unshare")  # os has it from 3.12 on
+functions: dict[str, Callable[..., int]] = {}
 
 
 def struct(size: int, *numbers: int) -> bytes:
@@ -2833,69 +2906,61 @@ def struct(size: int, *numbers: int) -> bytes:
     return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
 
 
-def capset(held: int, inheritable: int) -> int:
+def capset(held: int, inheritable: int) -> None:
     """capset(2) of this process: which are effective and permitted, and which inheritable."""
     halves = [part & 0xFFFFFFFF for shift in (0, 32)
               for part in (held >> shift, held >> shift, inheritable >> shift)]
-    return libc_capset(struct(4, CAPABILITY_VERSION_3, 0), struct(4, *halves))
+    libc("capset", struct(4, CAPABILITY_VERSION_3, 0), struct(4, *halves))
 
 
-libc_capset = c_function("capset")
-
-
-def keyctl(operation: int, name: str | None) -> int:
-    """keyctl(2); the C library has no function for it."""
-    return syscall(250 if os.uname().machine == "x86_64" else 219, operation, name)
-
-
-# glibc has these three from 2.36 on; the numbers are the same on every architecture.
-def open_tree(folder: int, path: str, flags: int) -> int:
-    """open_tree(2)."""
-    return syscall(428, folder, path, flags)
-
-
-def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> int:
-    """move_mount(2)."""
-    return syscall(429, from_fd, from_path, to_fd, to_path, flags)
-
-
-def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: int = 0) -> int:
+def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: int = 0) -> None:
     """mount_setattr(2), with private propagation: what is mounted below is nobody else's."""
-    return syscall(442, folder, path, flags, struct(8, attributes, 0, MS_PRIVATE, idmap), 32)
+    change = struct(8, attributes, 0, MS_PRIVATE, idmap)
+    libc("mount_setattr", folder, path, flags, change, len(change))
 
 
+OPENAT2, KEYCTL = 437, 250 if os.uname().machine == "x86_64" else 219  # libc has no names for them
 KEYCTL_JOIN_SESSION_KEYRING = 1
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 2, 4, 16
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 1 << 17, 1 << 25, 1 << 26, 1 << 27
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 28, 1 << 29, 1 << 30
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE = 1, 2, 4, 8, 1 << 18
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 1 << 20
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
-OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+OPEN_TREE_CLONE = 1
 RENAME_EXCHANGE = 2
-S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000
-PR_SET_PDEATHSIG, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAPABILITY_VERSION_3 = 1, 47, 2, 0x20080522
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP = 1, 4, 15, 24
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2
+CAPABILITY_VERSION_3, CAP_KILL = 0x20080522, 5
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
-TIOCSPTLCK, TIOCGPTPEER, TIOCSCTTY = 0x40045431, 0x5441, 0x540E
-TIOCGWINSZ, TIOCSWINSZ, TIOCSTI, TIOCLINUX = 0x5413, 0x5414, 0x5412, 0x541C
-SIOCSIFFLAGS, IFF_UP, AF_VSOCK = 0x8914, 1, 40
+# BPF, struct sock_filter: load the call's number; if it is not greater, skip one; ENOSYS.
+NEWER_CALLS = (struct(2, 0x20, 0) + struct(4, 0) + struct(2, 0x25) + b"\0\1"
+               + struct(4, LAST_CALL) + struct(2, 0x06, 0) + struct(4, refuse(errno.ENOSYS)))
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+SIOCSIFFLAGS, IFF_UP, AF_VSOCK, AF_ALG = 0x8914, 1, 40, 38
 PER_LINUX32, UNAME26 = 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
-FORWARDED = (*TERMINATING, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, _signal.SIGCONT,
-             _signal.SIGTSTP)
+# What a fault of our own raises, what cannot be held, and what tells of our own children.
+NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGSEGV,
+                 _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGTRAP,
+                 _signal.SIGSYS, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGURG}
+FORWARDED = _signal.valid_signals() - NOT_FORWARDED
 
-MINIMUM_MEMORY, MINIMUM_V2 = 6 << 20, 16 << 20  # bytes; docker's, and child's interpreter's
-NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
-APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+MINIMUM_MEMORY = {1: 6 << 20, 2: 16 << 20}  # bytes by cgroup version: docker's, and Python's
+NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+NOT_SET = "\0"  # no variable has it as its value
 
 
 def command_of(words: list[str]) -> int:
     """Do what the command line says. Returns the exit code. Raises Failure."""
+    os.umask(0o022)  # what is made for a container does not depend on the caller's
     commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
+    asked = words[0] if words and words[0] in COMMANDS else ""
     try:
         if words[:1] in (["--help"], ["-h"], ["help"]) or words[1:] == ["--help"]:
             raise Help
@@ -2903,14 +2968,8 @@ def command_of(words: list[str]) -> int:
             raise Usage(f"{words[0] if words else 'a command'}: not run, pull, spec or inspect")
         return commands[words[0]](words[1:])
     except Help:
-        print_all(HELP)
+        print_all(help_for(asked).encode())
         return 0
-
-
-def usage_of(command: str = "run") -> str:
-    """Its line in HELP; run's for what is no command."""
-    lines = {line[7:].split()[1]: line[7:] for line in HELP.split("\n")[:4]}
-    return f"usage: {lines.get(command, lines['run'])}\n"
 
 
 def main() -> NoReturn:
@@ -2921,8 +2980,8 @@ def main() -> NoReturn:
     except Exception as error:
         failure = as_failure(error)
         if str(failure):  # it has none when a signal ended run
-            usage = isinstance(failure, Usage) and usage_of(*words[:1])
-            say(str(failure), usage or "")
+            usage = usage_of(words[0] if words and words[0] in COMMANDS else "run")
+            say(str(failure), f"usage: {usage}\n" * isinstance(failure, Usage))
         code = failure.code
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 
