@@ -10,9 +10,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, go, one_line, opened_python
-
-pytest_plugins = "ptyhelper"
+from containers import PYTHON, SCRIPT, fine, go, one_line, opened_python
 
 CHANGES = (
     "unshare,mount,umount2,pivot_root,chroot,move_mount,open_tree,mount_setattr,sethostname,"

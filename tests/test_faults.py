@@ -15,7 +15,6 @@ import platform
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import (
+from containers import (
     HIERARCHIES,
+    PATIENCE,
     PREFIX,
     PYTHON,
     SCRIPT,
@@ -67,7 +67,6 @@ DONE = ({"clone", "sendmsg"}, {"unshare", "prctl"}, {"pivot_root", "setresuid", 
 DEFECT = re.compile(
     r"internal error(?!: ((Import|Memory|ModuleNotFound)Error\(|AttributeError\(.module))"
 )
-PATIENCE = 30  # seconds, for what takes a tenth of one where nothing else goes on
 
 
 # --- The container that all this is done to ----------------------------------------------------
@@ -253,16 +252,6 @@ class Call(NamedTuple):
         if self.name in ONLY_INTERRUPTED.split():
             return [errno.EINTR]
         return [*ERRORS, *[errno.EINTR] * (self.name in SLOW.split())]
-
-
-@pytest.fixture(scope="session")
-def injector(scratch: Path) -> Path:
-    if not shutil.which("gcc"):
-        pytest.skip("needs gcc")
-    path = scratch / "inject"
-    source = Path(__file__).parent / "inject.c"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", path, source], check=True)
-    return path
 
 
 TRIED: dict[str, set[tuple[int, str]]] = {}  # what is made in which scenario

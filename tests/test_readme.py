@@ -34,14 +34,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import CGROUP_SH, PREFIX, PYTHON, REPOSITORY, SCRIPT, delete_cgroup, go
+from containers import CGROUP_SH, PATIENCE, PREFIX, PYTHON, REPOSITORY, SCRIPT, delete_cgroup, go
 
 README = (REPOSITORY / "README.md").read_text()
 SOURCE = SCRIPT.read_text()
 TREE = ast.parse(SOURCE)
 CGROUP = f"{PREFIX}-readme"
 OURS = {"demo": CGROUP, "1234": str(1000000 + os.getpid())}  # a cgroup, and how long to sleep
-PATIENCE = 30  # seconds
 
 PROMPT = re.compile(r"(\$|/\S* [#$]) ")
 INVISIBLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\x07")

@@ -14,10 +14,7 @@ import termios
 import time
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, one_line, wait_until
-from ptyhelper import comm, state
-
-pytest_plugins = "ptyhelper"
+from containers import PYTHON, SCRIPT, comm, fine, one_line, state, wait_until
 
 MEGABYTES = int(os.environ.get("GO_CONTAINER_TEST_MEGABYTES", "20"))  # the full test: 200
 PROMPT = rb"/ # "
