@@ -304,7 +304,7 @@ def test_top_draws_the_two_processes_and_ends_with_q(terminal):
     caller.expect(rb"Mem: ")
     caller.expect(rb"PID +PPID +USER")
     caller.expect(rb" 1 +0 +\S+ +SN? .*sh -c top")
-    caller.expect(rb" 1 +\S+ +R .*top")
+    caller.expect(rb" 1 +\S+ +RN? .*top")
     caller.send(b"q")
     caller.expect(rb"code-0\r\n")
     assert caller.wait() == 0
