@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import fine, in_throwaway_namespaces, one_line
+from containers import fine, in_throwaway_namespaces, one_line
 
 pytest_plugins = ["attempts"]
 

@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CGROUP_SH, CONTROLLERS, HIERARCHIES, REPOSITORY, cgroups, read_limits
+from containers import (
+    CGROUP_SH,
+    CONTROLLERS,
+    HIERARCHIES,
+    REPOSITORY,
+    UML,
+    cgroups,
+    no_uml,
+    read_limits,
+)
 
-UML = REPOSITORY / "tests" / "uml"
 pytestmark = pytest.mark.once  # no Python is in it
 
 V1 = HIERARCHIES["pids"] != HIERARCHIES.get("v2")
@@ -401,10 +409,8 @@ SCRIPTS = {
 @pytest.fixture(scope="module")
 def all_said() -> dict[str, dict[str, str]]:
     """What each script says on a machine of each layout; the machines run at the same time."""
-    if not shutil.which("linux.uml"):
-        pytest.skip("there is no linux.uml: apt-get install user-mode-linux")
-    if Path("/run/uml").exists():
-        pytest.skip("we are in such a machine already")
+    if reason := no_uml():
+        pytest.skip(reason)
     machines = {}
     for layout, files in FILES.items():
         directories = dict.fromkeys(str(Path(file).parent) for file in files.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import PYTHON, SCRIPT, in_throwaway_namespaces
+from containers import PYTHON, SCRIPT, in_throwaway_namespaces
 
 LOOK = "hostname; cat /proc/self/mountinfo; ls -A /; stat -c '%A %u %g %t %T %n' /dev/*"
 ATTEMPTS = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import (
+from containers import (
     PYTHON,
     SCRIPT,
     Result,

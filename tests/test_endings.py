@@ -11,10 +11,7 @@ from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import CGROUP_SH, cgroup_path, fine, wait_until
-from ptyhelper import leaves
-
-pytest_plugins = "ptyhelper"
+from containers import CGROUP_SH, cgroup_path, fine, leaves, wait_until
 
 STEP = int(os.environ.get("GO_CONTAINER_TEST_STEP", "6"))  # ms from one moment to the next
 MOMENTS = [milliseconds / 1000 for milliseconds in range(0, 60, STEP)]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, one_line
+from containers import PYTHON, SCRIPT, fine, one_line
 
 pytest_plugins = ["attempts"]
 

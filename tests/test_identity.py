@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import fine, host_files, in_throwaway_namespaces, one_line
+from containers import fine, host_files, in_throwaway_namespaces, one_line
 
 pytest_plugins = ["attempts"]
 

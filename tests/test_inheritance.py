@@ -12,7 +12,7 @@ import subprocess
 import termios
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine
+from containers import PYTHON, SCRIPT, fine
 
 pytest_plugins = ["attempts"]
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, REPOSITORY, fine, one_line, read_limits
+from containers import PYTHON, REPOSITORY, fine, one_line, read_limits
 
 pytestmark = pytest.mark.once
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import CGROUP_SH, CONTROLLERS, HIERARCHIES, cgroups, fine, one_line, read_limits
+from containers import CGROUP_SH, CONTROLLERS, HIERARCHIES, cgroups, fine, one_line, read_limits
 
 FORK_100 = "for i in $(seq 100); do sleep 600 & echo started; done"
 FILL_MEMORY = "exec tail /dev/zero"  # waits for the end of a line that never ends

@@ -8,10 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import CGROUP_SH, fine, host_state, wait_until
-from ptyhelper import leaves
-
-pytest_plugins = "ptyhelper"
+from containers import CGROUP_SH, fine, host_state, leaves, wait_until
 
 AT_ONCE = 50
 IN_A_ROW = int(os.environ.get("GO_CONTAINER_TEST_RUNS", "50"))  # the full test: 1000

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import (
+from containers import (
     CGROUP_SH,
     ON_V2,
     Container,

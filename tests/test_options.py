@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import HIERARCHIES, Container, cgroup_path, fine, one_line, read_limits
+from containers import HIERARCHIES, Container, cgroup_path, fine, one_line, read_limits
 
 # --- --hostname --------------------------------------------------------------------------------
 

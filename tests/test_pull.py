@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTHON, Result, fine, go, host_files, one_line
+from containers import PYTHON, Result, fine, go, host_files, one_line
 
 NO_PROXY = {name: text for name, text in os.environ.items() if not name.lower().endswith("proxy")}
 NO_NETWORK = ["unshare", "--net"]  # not even a loopback device that is up

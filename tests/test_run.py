@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import fine, go, one_line
+from containers import fine, go, one_line
 
 
 def through(script: str, *words: str) -> list[str]:

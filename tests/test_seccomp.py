@@ -16,7 +16,7 @@ import termios
 import tty
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, go, in_throwaway_namespaces, one_line
+from containers import PYTHON, SCRIPT, fine, go, in_throwaway_namespaces, one_line
 
 pytest_plugins = ["attempts"]
 pytestmark = pytest.mark.once  # libseccomp and the kernel answer here, whichever Python

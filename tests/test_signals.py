@@ -25,10 +25,7 @@ from signal import (
 )
 
 import pytest
-from conftest import wait_until
-from ptyhelper import comm, leaves, state
-
-pytest_plugins = "ptyhelper"
+from containers import comm, leaves, state, wait_until
 
 ENDING = [SIGTERM, SIGINT, SIGHUP, SIGQUIT]
 OTHERS = [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP]

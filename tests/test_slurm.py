@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, REPOSITORY, SCRIPT, Result, children, fine, go, wait_until
+from containers import PYTHON, REPOSITORY, SCRIPT, Result, children, fine, go, wait_until
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "runc")
 missing = [name for name in DAEMONS if not shutil.which(name, path="/usr/sbin:/usr/bin")]

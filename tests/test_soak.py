@@ -1,15 +1,14 @@
-"""The soak for a minute; all of it: `sudo python3 tests/soak.py --minutes 30`."""
+"""The soak for a minute; all of it: `sudo python3 tests/tools/soak.py --minutes 30`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import PYTHON
+from containers import PYTHON, TOOLS
 
-SOAK = Path(__file__).parent / "soak.py"
+SOAK = TOOLS / "soak.py"
 
 
 @pytest.mark.once

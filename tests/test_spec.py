@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
+from containers import (
     CONTROLLERS,
     HIERARCHIES,
     ON_V2,
     PYTHON,
     REPOSITORY,
     SCRIPT,
+    UML,
     NormalUser,
     cgroup_path,
     fine,
     go,
+    needs_uml,
     one_line,
     pid_1_of,
     wait_until,
@@ -38,7 +40,6 @@ from conftest import (
 pytest_plugins = ["attempts"]
 
 ENGINE = os.environ.get("GO_CONTAINER_ENGINE", "runc")
-UML = Path(__file__).with_name("uml")
 SCHEMA = Path("/usr/share/gocode/src/github.com/opencontainers/runtime-spec/schema")
 
 needs_engine = pytest.mark.skipif(
@@ -348,7 +349,7 @@ def test_a_normal_user_cannot_ask_for_root_outside(user, root):
 
 @pytest.mark.once
 @pytest.mark.skipif(ENGINE == "crun", reason="this is crun's machine already")
-@pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs linux.uml")
+@needs_uml
 @pytest.mark.skipif(not shutil.which("crun"), reason="needs crun: apt-get install crun")
 def test_with_crun_and_cgroups_of_version_2_they_are_the_same_too(tmp_path):
     there = ["env", "TMPDIR=/mnt", f"GO_CONTAINER_PYTHON={PYTHON}", "GO_CONTAINER_ENGINE=crun"]

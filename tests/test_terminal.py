@@ -14,10 +14,7 @@ import termios
 import time
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, one_line, wait_until
-from ptyhelper import comm, state
-
-pytest_plugins = "ptyhelper"
+from containers import PYTHON, SCRIPT, comm, fine, one_line, state, wait_until
 
 MEGABYTES = int(os.environ.get("GO_CONTAINER_TEST_MEGABYTES", "20"))  # the full test: 200
 PROMPT = rb"/ # "
@@ -306,8 +303,8 @@ def test_top_draws_the_two_processes_and_ends_with_q(terminal):
     caller = terminal("sh", "-c", "top; echo code-$?", size=(24, 100))
     caller.expect(rb"Mem: ")
     caller.expect(rb"PID +PPID +USER")
-    caller.expect(rb" 1 +0 +\S+ +S .*sh -c top")
-    caller.expect(rb" 1 +\S+ +R .*top")
+    caller.expect(rb" 1 +0 +\S+ +SN? .*sh -c top")
+    caller.expect(rb" 1 +\S+ +RN? .*top")
     caller.send(b"q")
     caller.expect(rb"code-0\r\n")
     assert caller.wait() == 0

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, fine, in_throwaway_namespaces, one_line
+from containers import PYTHON, fine, in_throwaway_namespaces, one_line
 
 pytest_plugins = ["attempts"]
 pytestmark = pytest.mark.once  # the kernel holds them, whichever Python

@@ -6,16 +6,21 @@ own files as the root.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import CGROUP_SH, PYTHON, REPOSITORY, SCRIPT, in_throwaway_namespaces, one_line
-from test_faults import injector  # noqa: F401  (a fixture)
-
-UML = Path(__file__).with_name("uml")
+from containers import (
+    CGROUP_SH,
+    PYTHON,
+    REPOSITORY,
+    SCRIPT,
+    UML,
+    in_throwaway_namespaces,
+    needs_uml,
+    one_line,
+)
 
 LIMITS = """
     test_limits.py::test_a_hundred_processes_stop_at_ten
@@ -63,10 +68,6 @@ EVERYWHERE = LIMITS + LIFE + USERS  # but on v2 a normal user needs a subtree of
 WORLDS = {"v2": EVERYWHERE, "v1": EVERYWHERE + WHOSE_CGROUP, "hybrid": EVERYWHERE}
 # What differs between Pythons: how they unshare, fork and wait.
 WITH_EVERY_PYTHON = "\n".join([*LIMITS.splitlines()[:4], *LIFE.splitlines()[-7:]])
-
-needs_uml = pytest.mark.skipif(
-    not shutil.which("linux.uml"), reason="needs linux.uml: apt-get install user-mode-linux"
-)
 
 
 def in_world(cgroup: str, *command: object, ext4: Path | str, timeout: int = 400) -> str:
@@ -163,7 +164,7 @@ def test_swap_does_not_stretch_the_limit_where_there_is_swap(root):
 
 @pytest.mark.parametrize("hidden", ["memory.memsw.", "memory.swap."])
 def test_without_swap_accounting_the_memory_limits_are_there_all_the_same(
-    injector, own_parent, root, scratch, hidden  # noqa: F811
+    injector, own_parent, root, scratch, hidden
 ):
     """A kernel without it has no such files; here it only looks as if it had none."""
     without = [injector, f"WITHOUT,{hidden}", scratch / "unused"]

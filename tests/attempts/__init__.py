@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, in_throwaway_namespaces
+from containers import Result, in_throwaway_namespaces
 
 SOURCES = Path(__file__).parent
 BUILD = {

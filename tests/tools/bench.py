@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How quick go_container.py is, side by side with others: `sudo python3 tests/bench.py`.
+"""How quick go_container.py is, side by side with others: `sudo python3 tests/tools/bench.py`.
 
 Everything is measured in one run and in interleaved rounds: in each round every subject starts
 once, in an order of that round's own, so that a noisy minute hits all of them. What is compared
@@ -37,8 +37,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 HERE = Path(__file__).resolve().parent
-SCRIPT = HERE.parent / "go_container.py"
-CGROUP_SH = HERE.parent / "cgroup.sh"
+REPOSITORY = HERE.parent.parent
+SCRIPT = REPOSITORY / "go_container.py"
+CGROUP_SH = REPOSITORY / "cgroup.sh"
 PROGRAMS = ("launch", "floor", "relay")  # C, in bench/
 DEBIAN_PYTHON = "/usr/bin/python3"
 NAME = f"bench-{os.getpid()}"  # of all cgroups that we make
@@ -50,7 +51,7 @@ def main() -> int:
     """Measure, print, plot. Returns 1 if --check was given and a target is missed."""
     options = parse_command_line()
     if os.geteuid() != 0:
-        raise SystemExit("bench.py: as root, please: sudo python3 tests/bench.py")
+        raise SystemExit("bench.py: as root, please: sudo python3 tests/tools/bench.py")
     with workshop(options) as bench:
         bench.find_subjects()
         print_machine(bench)
@@ -689,7 +690,7 @@ def workshop(options: argparse.Namespace) -> Iterator[Bench]:
 
 def make_root(bench: Bench) -> None:
     """A root file system of our own, and one chowned for podman, which takes no other."""
-    tarballs = sorted(HERE.parent.glob("../shared/alpine-minirootfs-*.tar.gz"))
+    tarballs = sorted(REPOSITORY.glob("../shared/alpine-minirootfs-*.tar.gz"))
     if bench.options.rootfs:
         must("cp", "-a", bench.options.rootfs, str(bench.root))
     elif tarballs:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mixed launches, many at once, with random kills, for as long as you like.
 
-    sudo python3 tests/soak.py --minutes 30 --jobs 8
+    sudo python3 tests/tools/soak.py --minutes 30 --jobs 8
 
 Each launch has random options, a command whose answer is known, and perhaps an end before its
 time: run, the middle or PID 1 gets SIGKILL, or run a signal that it passes on, after a random
@@ -28,7 +28,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT, CGROUP_SH = REPOSITORY / "go_container.py", REPOSITORY / "cgroup.sh"
 NAME = f"soak-{os.urandom(4).hex()}"  # not a PID: in PID namespaces there are equal ones
 MARK = f"SOAK_MARK={NAME}"  # in the environment of every process that belongs to a launch

@@ -1,30 +1,248 @@
-"""Containers that a test watches while they go on: `background`, on pipes, and `terminal`.
+"""How the tests start containers, watch them, and look at the host. The fixtures are conftest.py's.
 
-A test module asks for the fixtures with `pytest_plugins = "ptyhelper"`; what it imports from here
-besides is why pytest has to leave this module as it is: PYTEST_DONT_REWRITE.
+The tests look at go_container.py from outside only: exit codes, bytes, and what /proc and
+/sys/fs/cgroup of the host say.
+
+GO_CONTAINER_PYTHON  the interpreter that runs go_container.py (default: the one that runs pytest)
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
-import secrets
 import select
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from conftest import PYTHON, SCRIPT, cgroups, pid_1_of, wait_until
 
-PATIENCE = 20  # seconds; a deadline for what takes milliseconds on a machine that is not busy
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPT = REPOSITORY / "go_container.py"
+CGROUP_SH = REPOSITORY / "cgroup.sh"
+TOOLS = REPOSITORY / "tests" / "tools"
+PYTHON = os.environ.get("GO_CONTAINER_PYTHON", sys.executable)
+ALPINE = next(iter(sorted(REPOSITORY.glob("../shared/alpine-minirootfs-*.tar.gz"))), None)
+PATIENCE = 30  # seconds; a deadline for what takes a tenth of one on a machine that is not busy
+
+Result = subprocess.CompletedProcess  # standard output and error are bytes
+Word = "str | bytes | os.PathLike[str]"
+
+
+# --- From beginning to end ----------------------------------------------------------------------
+
+
+def go(*words: Word, prefix: Sequence[Word] = (), script: Path = SCRIPT, **kw: Any) -> Result:
+    """Run go_container.py with these words to its end, by way of the command `prefix`."""
+    kw = {"timeout": PATIENCE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+    if "input" not in kw:
+        kw.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run([*prefix, PYTHON, script, *words], **kw)
+
+
+def one_line(result: Result, code: int = 125) -> str:
+    """The single line that an error of our own is, after checking that it is nothing else."""
+    text = result.stderr.decode()
+    assert result.returncode == code, f"exit code {result.returncode}, not {code}: {text}"
+    assert not result.stdout
+    assert text.startswith("go_container: ") and text.endswith("\n") and text.count("\n") == 1, text
+    return text
+
+
+def fine(result: Result) -> bytes:
+    """The standard output of a run that succeeded and said nothing on standard error."""
+    assert (result.returncode, result.stderr) == (0, b""), result
+    return result.stdout
+
+
+THROWAWAY = ("unshare", "-muipf", "--mount-proc", "sh", "-c", 'mount --make-rshared / && "$@"')
+
+
+def in_throwaway_namespaces(command: str | Sequence[Word], **kw: Any) -> Result:
+    """Run a shell script or an argv as root where mounts and the host name are not the machine's.
+
+    Mounts are shared there, as systemd leaves them on a real host, but not with the real host.
+    The kernel is the same: sysctls and device nodes are the machine's own.
+    """
+    words = ["sh", "-c", command] if isinstance(command, str) else command
+    kw = {"timeout": PATIENCE, "stdin": subprocess.DEVNULL, "capture_output": True, **kw}
+    return subprocess.run([*THROWAWAY, "sh", *words], **kw)
+
+
+def host_files(tmp_path: Path, **files: str) -> list[str]:
+    """A `prefix` under which /etc/NAME is the given text, for that one command only."""
+    script = 'exec "$@"'
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        script = f"mount --bind '{tmp_path / name}' /etc/{name} && {script}"
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+@functools.cache
+def opened_python() -> list[str]:
+    """A `prefix` under which everybody can execute PYTHON, though it is below somebody's home."""
+    words = [PYTHON, "-c", "import sys; print(sys.base_prefix)"]
+    base = Path(subprocess.run(words, capture_output=True, text=True).stdout.strip())
+    closed = next((path for path in [*base.parents][::-1] if not path.stat().st_mode & 1), None)
+    if closed is None:
+        return []
+    script = f"""mount --bind '{base}' /mnt && mount -t tmpfs -o mode=755 none '{closed}' &&
+        mkdir -p '{base}' && mount --move /mnt '{base}' && exec "$@" """
+    return ["unshare", "--mount", "sh", "-c", script, "sh"]
+
+
+UML = TOOLS / "uml"
+
+
+def no_uml() -> str:
+    """Why nothing can be tried under another kernel; nothing if it can."""
+    if not shutil.which("linux.uml"):
+        return "needs linux.uml: apt-get install user-mode-linux"
+    if Path("/run/uml").exists():
+        return "we are in such a machine already"
+    words = [PYTHON, "-c", "import sys; print(sys.prefix, sys.base_prefix, sys.executable)"]
+    places = subprocess.run(words, capture_output=True, text=True).stdout.split()
+    places += [sys.prefix, sys.base_prefix, os.path.realpath(PYTHON)]
+    hidden = [place for place in places if place.startswith(("/tmp/", "/run/", "/dev/"))]
+    return f"User-Mode Linux has a /tmp and /run of its own, without {hidden[0]}" if hidden else ""
+
+
+needs_uml = pytest.mark.skipif(bool(no_uml()), reason=no_uml())
+
+
+class NormalUser(NamedTuple):
+    """Somebody without privileges, whom /etc/passwd knows under `name` while `prefix` is in use."""
+
+    uid: int
+    name: str
+    home: Path
+    prefix: list[str]
+
+
+# --- cgroups ------------------------------------------------------------------------------------
+
+
+def mounts() -> Iterator[tuple[str, str, str, str]]:
+    """Mount point, type, source and super block options of every mount of the host."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, after = line.split(" - ")
+        kind, source, options = after.split(" ", 2)
+        yield before.split()[4], kind, source, options
+
+
+def hierarchies() -> dict[str, Path]:
+    """Where each controller's cgroups are, of whichever version; "v2" for where those of v2 are."""
+    found = {}
+    for point, kind, _, options in mounts():
+        if kind == "cgroup":
+            found |= dict.fromkeys(options.split(","), Path(point))
+        elif kind == "cgroup2":
+            names = Path(point, "cgroup.controllers").read_text().split()
+            found |= dict.fromkeys([*names, "v2"], Path(point))
+    return found
+
+
+HIERARCHIES = hierarchies()
+CONTROLLERS = ("pids", "memory", "cpu")
+ON_V2 = HIERARCHIES.get("pids") == HIERARCHIES.get("v2")
+needs_v1 = pytest.mark.skipif(ON_V2, reason="needs cgroup v1")
+
+
+def cgroup_path(pid: int | str, controller: str) -> str:
+    """The cgroup of a process in a controller's hierarchy, from its root on."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    names = {name: path for _, names, path in lines for name in names.split(",")}
+    return names.get(controller, names.get("", "/"))
+
+
+def read_limits(controller: str, name: str | Path) -> tuple[str, ...]:
+    """What the kernel says about a cgroup: processes; bytes; or microseconds of each period."""
+    directory = HIERARCHIES[controller] / name
+    v2, v1 = {
+        "pids": (["pids.max"], ["pids.max"]),
+        "memory": (["memory.max"], ["memory.limit_in_bytes"]),
+        "cpu": (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]),
+    }[controller]
+    files = v2 if HIERARCHIES[controller] == HIERARCHIES.get("v2") else v1
+    return tuple(word for file in files for word in (directory / file).read_text().split())
+
+
+def cgroups(prefix: str) -> list[str]:
+    """Every cgroup whose path begins like this, and those below."""
+    places = {HIERARCHIES[name] for name in CONTROLLERS}
+    return sorted(str(found) for place in places for found in place.glob(f"{prefix}*/**/"))
+
+
+# Of all cgroups of this session: others may be testing, too, and in a PID namespace all are 1.
+PREFIX = f"test-{os.urandom(4).hex()}"
+
+
+def delete_cgroup(name: str) -> None:
+    subprocess.run([CGROUP_SH, "--name", name, "--delete"], capture_output=True)
+
+
+# --- The host before and after ------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    """The processes that descend from this one, without those that have ended."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, ppid = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            parents.setdefault(int(ppid), []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found[1:]
+
+
+def pid_1_of(pid: int) -> int:
+    """Among the descendants of `run`, the one that is PID 1 in its container."""
+    for child in children(pid):
+        status = Path(f"/proc/{child}/status").read_text()
+        ids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid"))
+        if len(ids) > 1 and ids[-1] == "1":
+            return child
+    raise AssertionError(f"process {pid} has no container")
+
+
+def host_state() -> dict[str, object]:
+    """What no container may change: mounts, host name, device nodes, our cgroups and processes."""
+    nodes = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir("/dev")}
+    return {
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "hostname": os.uname().nodename,
+        "devices": {n: (oct(s.st_mode), s.st_uid, s.st_gid, s.st_rdev) for n, s in nodes.items()},
+        "cgroups": cgroups(PREFIX),
+        "processes": children(os.getpid()),
+    }
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 5) -> Any:
+    """Give a condition time to come true; its last value either way."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return value
+
+
+# --- While they go on ---------------------------------------------------------------------------
+
+
 OWN: set[int] = set()  # the processes that we wait for
 
 
@@ -62,6 +280,7 @@ class Watched:
 
     pid: int  # of run
     code: int | None = None  # what a shell would call $? when it has ended
+    errors = b""  # what came by a standard error of its own
 
     def __init__(self, mark: bytes, reading: int, end: int) -> None:
         self.mark = mark  # in the words of run, and in the environment of everything inside
@@ -78,7 +297,8 @@ class Watched:
         deadline = time.monotonic() + seconds
         while not (found := re.compile(pattern).search(self.output, self.seen)):
             rest = bytes(self.output[self.seen :])
-            assert self.code is None, f"ended with {self.code} and without {pattern!r}: {rest!r}"
+            told = f"ended with {self.code} and without {pattern!r}: {rest!r} {self.errors!r}"
+            assert self.code is None, told
             assert time.monotonic() < deadline, f"no {pattern!r} within {seconds} s: {rest!r}"
             self._move(deadline)
         self.seen = found.end()
@@ -193,11 +413,35 @@ class Background(Watched):
         return self.stderr.read()
 
     def close(self) -> None:
+        if self.process.stdout.closed:
+            return
         super().close()
         self.process.wait(PATIENCE)
         OWN.remove(self.pid)
         self.process.stdout.close()
         self.stderr.close()
+
+
+class Container(NamedTuple):
+    """One that `start` has started: `run` on the host, and the pid that the host knows PID 1 by."""
+
+    watched: Background
+    pid: int
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self.watched.process
+
+    def finish(self) -> Result:
+        """Close its standard input, which ends it, and give what it said since."""
+        self.process.stdin.close()
+        self.watched.wait()
+        said = bytes(self.watched.output[self.watched.seen :])
+        return Result(self.process.args, self.process.returncode, said, self.watched.errors)
+
+    def cgroup(self, controller: str) -> Path:
+        """The directory of the cgroup that PID 1 is in, as the host sees it."""
+        return HIERARCHIES[controller] / cgroup_path(self.pid, controller).lstrip("/")
 
 
 class Terminal(Watched):
@@ -348,29 +592,3 @@ def _be_a_shell(
     os.write(report, code.to_bytes(4, "little", signed=True))
     while True:
         signal.pause()
-
-
-@pytest.fixture
-def containers(root: Path, parent: str) -> Iterator[Callable[..., Any]]:
-    """`containers(Kind, *words, …)`: what `terminal` and `background` have in common."""
-    with ExitStack() as stack:
-
-        def start(kind: type, *words: Any, rootfs: Path = root, parent: str = parent, **kw: Any):
-            mark = f"MARK={secrets.token_hex(8)}"
-            options = ["--rootfs", rootfs, "--cgroup-parent", parent, "-e", mark]
-            argv = [PYTHON, SCRIPT, "run", *options, *words]
-            return stack.enter_context(closing(kind(argv, mark.encode(), **kw)))
-
-        yield start
-
-
-@pytest.fixture
-def terminal(containers: Callable[..., Any]) -> Callable[..., Terminal]:
-    """`terminal(*words)`: `run` in the foreground of a new terminal."""
-    return lambda *words, **kw: containers(Terminal, *words, **kw)
-
-
-@pytest.fixture
-def background(containers: Callable[..., Any]) -> Callable[..., Background]:
-    """`background(*words)`: `run` on pipes, while the test goes on."""
-    return lambda *words, **kw: containers(Background, *words, **kw)
