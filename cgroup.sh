@@ -205,7 +205,7 @@ prepare() {  # prepare CONTROLLER
     locate "$1"
     if [ "$version" = 2 ]; then
         if [ "$uid" != 0 ]; then make_room; fi
-        write "+$1" "$top/cgroup.subtree_control" ' (v2: not with processes in it)'
+        write "+$1" "$top/cgroup.subtree_control" ' (it must have this, and no process)'
     fi
     if [ -k "$dir" ]; then
         sweep
