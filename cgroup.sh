@@ -5,10 +5,15 @@
 #
 # The kernel has two versions of cgroups, and many machines mix them: v1 has a tree of directories
 # for each controller, v2 one for all. cgroups(7) explains whatever is written here.
+#
+# Root prepares it at the top of the tree. On v2 somebody else can do so below the cgroup that he
+# is in, if it was delegated to him: systemd-run --user --scope -p Delegate=yes sh
+#
+# A cgroup that somebody else made keeps the limits that it has. Ours are known by a sticky bit,
+# the t in drwxr-xr-t, which their directories have from the moment when mkdir makes them.
 
 set -eu
 export LC_ALL=C  # a-z means a to z, and errors read the same everywhere
-umask 022        # who may write where is for `hand_over` to say, not for the caller's umask
 
 usage='usage: sudo ./cgroup.sh [--name demo] [--pids 10] [--memory 50M] [--cpus N] [--delete]'
 name=demo pids=10 memory=50M cpus=none action=prepare
@@ -72,12 +77,19 @@ if [ "$cpus" != none ]; then
         *) quota=${cpus%%.*}$(printf '%.5s' "${fraction}00000") ;;
     esac
     quota=${quota#"${quota%%[!0]*}"}  # zeros in front would make it octal
-    [ "${quota:-0}" -ge 1000 ] || fail "--cpus $cpus: a number of processors such as 2 or 0.5"
+    processors=$(getconf _NPROCESSORS_ONLN)
+    [ "${quota:-0}" -ge 1000 ] && [ "$quota" -le $((processors * 100000)) ] ||
+        fail "--cpus $cpus: a number of processors such as 0.5, from 0.01 to $processors"
 fi
 
-[ "$(id -u)" = 0 ] || fail 'only root can prepare a cgroup: sudo ./cgroup.sh'
-
 # ── Where, and how to write there ────────────────────────────────────────────────────────────
+
+uid=$(id -u) own=''
+if [ "$uid" != 0 ]; then  # below which cgroup of v2 we are allowed to work, if at all
+    own=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    own=${own%/launcher}  # see make_room
+    own=${own%/}
+fi
 
 # locate CONTROLLER: sets version, top and dir. A line of mountinfo reads like one of these:
 #     35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
@@ -92,12 +104,32 @@ locate() {
         [ -e "$top/cgroup.procs" ] || continue  # another mount hides it
         if [ "$version" = 2 ]; then
             case " $(cat "$top/cgroup.controllers") " in *" $1 "*) ;; *) continue ;; esac
+            top=$top$own
         fi
         dir=$top/$name
         return
     done </proc/self/mountinfo
     fail "no cgroup hierarchy has the $1 controller: see /proc/cgroups and /proc/self/mountinfo \
 (some boards want cgroup_enable=memory on the kernel's command line)"
+}
+
+check() {  # check CONTROLLER: whether all of it can be done, before any of it is
+    locate "$1"
+    case " $options," in
+        *' ro,'* | *' ro '*)
+            fail "$top is mounted read-only, as in a container or in a unit with \
+ProtectControlGroups=yes: Read-only file system" ;;
+    esac
+    if [ "$uid" != 0 ]; then
+        [ "$version" = 2 ] || fail 'only root can prepare a cgroup: sudo ./cgroup.sh'
+        for file in '' /cgroup.procs /cgroup.subtree_control; do
+            [ -w "$top$file" ] || fail "$top is not delegated to you: you can prepare a cgroup in \
+the shell of systemd-run --user --scope -p Delegate=yes sh, and root anywhere: sudo ./cgroup.sh"
+        done
+    fi
+    if [ -e "$dir" ] && [ ! -k "$dir" ] && [ $action = prepare ]; then
+        fail "$dir is not ours: take another --name, or --delete it if nobody uses it"
+    fi
 }
 
 write() {  # write VALUE FILE [HINT]: by tee, since a shell's own echo does not say why it failed
@@ -107,7 +139,8 @@ write() {  # write VALUE FILE [HINT]: by tee, since a shell's own echo does not 
 
 limit() {  # limit FILE VALUE
     write "$2" "$dir/$1"
-    limits="$limits $dir/$1"
+    limits="$limits$dir/$1 = $(cat "$dir/$1")
+"
 }
 
 # What stays when a container is killed together with its launcher: leaves that nobody has locked.
@@ -126,23 +159,20 @@ in_use() {  # by cgroups in it, or by processes; sets user
 
 # ── Preparing ────────────────────────────────────────────────────────────────────────────────
 
-# system.slice is a cgroup, too: limits of ours would strangle whatever runs there.
-refuse_strangers() {
-    for below in "$dir"/*/; do
-        case $below in
-            "$dir/*/" | "$dir"/run-*) ;;
-            *) fail "$dir is somebody else's: $below is in it" ;;
-        esac
+# v2 hands controllers down only from a cgroup without processes. A delegated one has some, at least
+# the caller's shell and this one: they move to a cgroup beside NAME, as podman has it, too.
+make_room() {
+    [ -d "$top/launcher" ] || mkdir "$top/launcher"
+    tries=0
+    while [ $((tries += 1)) -le 1000 ] && read -r pid <"$top/cgroup.procs"; do
+        echo "$pid" 2>/dev/null >"$top/launcher/cgroup.procs" || :  # it may have ended
     done
-    if [ "$version" = 2 ] && read -r pid <"$dir/cgroup.procs"; then
-        fail "$dir has process $pid in it: v2 wants processes in cgroups without cgroups below"
-    fi
 }
 
 limit_memory_v1() {
     memsw=$dir/memory.memsw.limit_in_bytes  # memory and swap together
     if [ "$(cat "$dir/memory.use_hierarchy" 2>/dev/null)" = 0 ]; then
-        write 1 "$dir/memory.use_hierarchy"  # before Linux 5.11 a limit may not hold for cgroups below
+        write 1 "$dir/memory.use_hierarchy"  # else, before Linux 5.11, cgroups below had no limit
     fi
     if [ ! -e "$memsw" ]; then
         limit memory.limit_in_bytes "$bytes"
@@ -154,28 +184,34 @@ limit_memory_v1() {
         limit memory.limit_in_bytes "$bytes"
         limit memory.memsw.limit_in_bytes "$bytes"
     fi
+    if [ -e "$dir/memory.kmem.tcp.limit_in_bytes" ]; then
+        limit memory.kmem.tcp.limit_in_bytes "$bytes"  # what waits in sockets counts apart
+    fi
 }
 
-# Who called sudo may make cgroups in it and, on v1, join them. The limits stay root's.
+# Who called sudo may make cgroups in it and, on v1, join them. The limits stay root's. Root's group
+# may remove them: after `run` was killed, that is left to a process of root's that has no power
+# over the host any more (its user namespace is the container's), so the plain bits must allow it.
 hand_over() {
-    for file in . cgroup.procs tasks cgroup.subtree_control; do
-        if [ -n "${SUDO_UID-}" ] && [ -e "$dir/$file" ]; then
-            reason=$(chown "$SUDO_UID${SUDO_GID:+:$SUDO_GID}" "$dir/$file" 2>&1) || fail "$reason"
+    for file in cgroup.procs tasks cgroup.subtree_control .; do
+        if [ -e "$dir/$file" ]; then
+            reason=$(chown "$SUDO_UID:0" "$dir/$file" 2>&1) || fail "$reason"
         fi
     done
+    chmod 1775 "$dir"
 }
 
 prepare() {  # prepare CONTROLLER
     locate "$1"
     if [ "$version" = 2 ]; then
-        write "+$1" "$top/cgroup.subtree_control" ' (v2: not while it has processes itself)'
+        if [ "$uid" != 0 ]; then make_room; fi
+        write "+$1" "$top/cgroup.subtree_control" ' (it must have this, and no process)'
     fi
-    if [ -d "$dir" ]; then
-        refuse_strangers
+    if [ -k "$dir" ]; then
         sweep
     else
-        reason=$(mkdir "$dir" 2>&1) || [ -d "$dir" ] || fail "cannot make $dir: ${reason##*: }"
-        made="$made $dir"
+        made="$made $1"  # before it is: there may be a signal in between
+        reason=$(mkdir -m 1755 "$dir" 2>&1) || fail "cannot make $dir: ${reason##*: }"
     fi
     case $1-v$version in
         memory-v1) limit_memory_v1 ;;
@@ -191,31 +227,45 @@ prepare() {  # prepare CONTROLLER
     # With its limit set, and not before, there may be containers in it. systemd cannot take the
     # controller away from the top while it is in use here.
     if [ "$version" = 2 ]; then write "+$1" "$dir/cgroup.subtree_control"; fi
-    hand_over
+    if [ "$uid" = 0 ] && [ -n "${SUDO_UID-}" ]; then hand_over; fi
 }
 
 undo() {  # a cgroup with half of its limits is worse than none
-    if [ $? -ne 0 ]; then
-        for dir in $made; do rmdir "$dir" 2>/dev/null || :; done
-    fi
+    trap '' HUP INT TERM
+    for controller in $made; do
+        locate "$controller"
+        if [ -k "$dir" ]; then rmdir "$dir" 2>/dev/null || :; fi
+    done
 }
+
+controllers='memory pids cpu'
+check memory
+exec 9<"$top"  # one at a time: the lock on this directory goes when we end
+flock -w 10 9 || fail "somebody else holds the lock on $top"
+# systemd delegates cpu only to who asks for it.
+if [ "$uid" != 0 ] && [ "$cpus" = none ] && ! grep -qw cpu "$top/cgroup.controllers"; then
+    controllers='memory pids'
+fi
+for controller in $controllers; do check $controller; done
 
 if [ $action = prepare ]; then
     made='' limits=''
     trap undo EXIT
-    trap 'exit 1' HUP INT TERM
+    trap 'undo; exit 1' HUP INT TERM  # a second signal may find EXIT's trap half done
     # cpu without a limit, too, for --cpus of one container. It comes last: on v1, where it is
     # there, the others are ready.
-    for controller in memory pids cpu; do prepare $controller; done
-    for file in $limits; do echo "$file = $(cat "$file")"; done
+    for controller in $controllers; do prepare $controller; done
+    printf '%s' "$limits"
+    made=''
+    [ "$uid" = 0 ] && sudo='sudo ' || sudo=''
     [ "$name" = demo ] && parent='' || parent="--cgroup-parent $name "
-    echo "now: sudo python3 go_container.py run $parent/bin/sh"
+    echo "now: ${sudo}python3 go_container.py run $parent/bin/sh"
     exit
 fi
 
 # ── Deleting: from all hierarchies, or from none ─────────────────────────────────────────────
 
-for controller in memory pids cpu; do
+for controller in $controllers; do
     locate $controller
     sweep
     if [ -d "$dir" ] && in_use; then
@@ -224,7 +274,8 @@ for controller in memory pids cpu; do
         ! in_use || fail "$name is in use: $user"
     fi
 done
-for controller in memory pids cpu; do
+trap '' HUP INT TERM
+for controller in $controllers; do
     locate $controller
     if [ -d "$dir" ]; then
         reason=$(rmdir "$dir" 2>&1) || fail "cannot remove $dir: ${reason##*: }"

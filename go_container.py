@@ -284,7 +284,8 @@ class Container:
                 raise Failure(f"--user {self.user}: the container's map has no id {number}, "
                               f"only 0 to {last}")
         self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
-                            "HOME": home, **dict(self.env)}
+                            "HOME": home}
+        self.environment.update(pair for pair in self.env if pair[1] != NOT_SET)
 
     def keeps(self, capability: str) -> bool:
         """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
@@ -592,7 +593,7 @@ def pass_on(host: Host, number: int, deadline: float) -> float:
     if number == _signal.SIGWINCH and host.terminal.is_open:
         host.terminal.resize()  # the kernel tells the foreground process group inside
         return deadline
-    handled = catches(host.pid_1, number)
+    handled = host.init or catches(host.pid_1, number)
     if number == _signal.SIGTSTP and not handled:
         host.terminal.give_back()
         forward(host, _signal.SIGSTOP)
@@ -886,7 +887,6 @@ def open_terminal(inside: Inside) -> None:
     attach(clone_mount("/dev/pts/0"), "/dev/console")
     os.fchown(slave, inside.uid, -1)
     os.fchmod(slave, 0o622)  # every user inside can write to /dev/stdout
-    os.login_tty(slave)
 
 
 def enter_root(inside: Inside) -> None:
@@ -897,6 +897,8 @@ def enter_root(inside: Inside) -> None:
     """
     sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
     carried = [(path, clone_mount(path, flags=AT_RECURSIVE)) for path in ("/dev", "/proc")]
+    if inside.has_terminal:  # opened where the container finds it: ttyname(3)
+        os.login_tty(os.open("pts/0", os.O_RDWR | os.O_NOCTTY, dir_fd=carried[0][1]))
     root = inside.mounts.pop(0)
     libc("move_mount", root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
     os.fchdir(root)
@@ -1097,15 +1099,16 @@ INSTEAD = {  # options of docker run that do not exist here, and what does
 def usage_of(command: str) -> str:
     """A command and what it takes; run for what is no command."""
     command = command if command in COMMANDS else "run"
-    return f"go_container.py {command} {COMMANDS[command][0]}\n"
+    return f"usage: go_container.py {command} {COMMANDS[command][0]}\n"
 
 
 def help_for(command: str) -> str:
     """The text of --help: one command with all its options, or all with the usual ones."""
-    text = f"usage: {usage_of(command)}"
+    text = usage_of(command)
     groups = COMMANDS[command][1] if command else ("usual", "limits")
     if not command:
-        text += "".join(f"       {usage_of(name)}" for name in COMMANDS if name != "run")
+        text += "".join(usage_of(name).replace("usage:", "      ") for name in COMMANDS
+                        if name != "run")
     for group in groups:
         text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
     return text + (HELP_END if command else f"{HELP_END}all options: run --help; pull, spec\n")
@@ -1740,6 +1743,7 @@ class Terminal:
             self.raw[1] &= ~termios.OPOST
             self.raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
                              | termios.IEXTEN)
+            self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
         elif not in_foreground():  # the keyboard is the shell's: the container cannot read it
             for fd, path, flags in ((0, "/dev/null", os.O_RDONLY),
                                     (1, "/proc/self/fd/1", os.O_WRONLY | os.O_NOCTTY),
@@ -2980,8 +2984,8 @@ def main() -> NoReturn:
     except Exception as error:
         failure = as_failure(error)
         if str(failure):  # it has none when a signal ended run
-            usage = usage_of(words[0] if words and words[0] in COMMANDS else "run")
-            say(str(failure), f"usage: {usage}\n" * isinstance(failure, Usage))
+            usage = usage_of(words[0] if words else "run")
+            say(str(failure), usage * isinstance(failure, Usage))
         code = failure.code
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 

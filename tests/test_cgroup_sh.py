@@ -12,22 +12,24 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import (
+from conftest import (
     CGROUP_SH,
     CONTROLLERS,
     HIERARCHIES,
     REPOSITORY,
-    UML,
     cgroups,
-    no_uml,
+    delete_cgroup,
+    needs_v1,
     read_limits,
 )
 
+UML = REPOSITORY / "tests" / "uml"
 pytestmark = pytest.mark.once  # no Python is in it
 
 V1 = HIERARCHIES["pids"] != HIERARCHIES.get("v2")
@@ -115,10 +117,10 @@ def test_it_prepares_10_processes_50_mb_and_no_swap(own_parent):
 
 
 def test_it_prints_what_the_kernel_says_a_limit_a_line(own_parent):
-    *lines, last = prepare(own_parent, "--memory", "50000000", "--cpus", "1.5").splitlines()
+    *lines, last = prepare(own_parent, "--memory", "50000000", "--cpus", "0.5").splitlines()
     printed = dict(line.split(" = ") for line in lines)
     assert printed == {file: Path(file).read_text().strip() for file in printed}
-    for name, value in {"pids.max": "10", "memory": "49999872", "cpu": "150000"}.items():
+    for name, value in {"pids.max": "10", "memory": "49999872", "cpu": "50000"}.items():
         assert any(f"/{name}" in file and value in printed[file].split() for file in printed)
     assert last.endswith(f"sudo python3 go_container.py run --cgroup-parent {own_parent} /bin/sh")
 
@@ -138,7 +140,7 @@ def test_limits_of_a_prepared_cgroup_can_go(own_parent, sizes):
 
 
 def test_without_cpus_a_cgroup_that_had_a_limit_has_none(own_parent):
-    prepare(own_parent, "--cpus", "2")
+    prepare(own_parent, "--cpus", "1")
     prepare(own_parent)
     assert read_limits("cpu", own_parent) == unlimited_cpu()
 
@@ -149,10 +151,28 @@ def test_a_size_may_be_written(own_parent, size):
     assert read_limits("memory", own_parent) == (str(50 << 20),)
 
 
-@pytest.mark.parametrize("cpus, quota", [("2", "200000"), (".25", "25000"), ("08.50", "850000")])
+@pytest.mark.parametrize("cpus, quota", [("1", "100000"), (".25", "25000"), ("00.85", "85000")])
 def test_cpus_may_be_written(own_parent, cpus, quota):
     prepare(own_parent, "--cpus", cpus)
     assert read_limits("cpu", own_parent) == (quota, "100000")
+
+
+def test_as_many_processors_as_there_are_may_be_had_and_no_more(own_parent):
+    there = os.cpu_count()
+    assert str(there) in refused(cgroup_sh("--name", own_parent, "--cpus", f"{there}.01"))
+    assert cgroups(own_parent) == []
+    prepare(own_parent, "--cpus", f"{there}")
+    assert read_limits("cpu", own_parent) == (f"{there}00000", "100000")
+
+
+@needs_v1
+def test_on_v1_what_waits_in_sockets_has_its_limit_too(own_parent):
+    file = HIERARCHIES["memory"] / own_parent / "memory.kmem.tcp.limit_in_bytes"
+    if not (HIERARCHIES["memory"] / file.name).exists():
+        pytest.skip("this kernel has no limit for them")
+    for size in ("1g", "20m"):
+        prepare(own_parent, "--memory", size)
+    assert file.read_text() == f"{20 << 20}\n"
 
 
 def test_each_cgroup_in_it_has_all_controllers(leaf):
@@ -207,8 +227,53 @@ def test_the_caller_of_sudo_gets_the_cgroup_but_not_its_limits(own_parent):
     for directory in directories(own_parent):
         for file in [directory, *directory.iterdir()]:
             names = ("cgroup.procs", "tasks", "cgroup.subtree_control", directory.name)
-            expected = (54321, 54322) if file.name in names else (0, 0)
-            assert (file.stat().st_uid, file.stat().st_gid) == expected, file
+            assert file.stat().st_uid == (54321 if file.name in names else 0), file
+            assert file.stat().st_gid == 0, file
+
+
+@pytest.mark.parametrize("umask", ["077", "000"])
+def test_the_callers_umask_decides_nothing(own_parent, umask):
+    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    prefix = ("sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    for owner, mode in (({}, 0o755), ({"SUDO_UID": "54321"}, 0o775)):
+        prepare(own_parent, prefix=prefix, **owner)
+        for directory in directories(own_parent):
+            assert directory.stat().st_mode & 0o777 == mode
+            mkdir = subprocess.run([*become, "mkdir", directory / "run-1"], capture_output=True)
+            assert (mkdir.returncode == 0) == bool(owner), mkdir.stderr
+            subprocess.run([*become, "ls", directory], check=True, stdout=subprocess.DEVNULL)
+        delete_cgroup(own_parent)
+
+
+REMOVERS = {
+    "root in a user namespace": ("unshare", "--user"),
+    "root without capabilities": ("setpriv", "--bounding-set=-all", "--inh-caps=-all"),
+    "the caller of sudo": ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"),
+    "root of a container": ("setpriv", "--reuid=100000", "--regid=100000", "--clear-groups"),
+}
+
+
+@pytest.mark.parametrize("who", REMOVERS)
+@pytest.mark.parametrize("maker", [0, 54321])
+def test_in_a_cgroup_handed_over_a_leaf_is_removed_by(own_parent, who, maker):
+    """When `run` is killed, its guard removes the leaf: host root, who has no power there now."""
+    prepare(own_parent, SUDO_UID="54321", SUDO_GID="54322")
+    expected = who != "root of a container" and (maker == 0 or who == "the caller of sudo")
+    for directory in directories(own_parent):
+        leaf = directory / "run-1"
+        subprocess.run(["setpriv", f"--reuid={maker}", "mkdir", leaf], check=True)
+        done = subprocess.run([*REMOVERS[who], "rmdir", leaf], capture_output=True, text=True)
+        assert leaf.exists() != expected, done.stderr
+        assert expected or "not permitted" in done.stderr or "Permission denied" in done.stderr
+
+
+def test_only_the_bit_for_roots_group_lets_root_without_power_remove_a_leaf(own_parent):
+    """The control of the test above."""
+    prepare(own_parent, SUDO_UID="54321")
+    for directory in directories(own_parent):
+        (directory / "run-1").mkdir()
+        directory.chmod(0o755)
+        assert subprocess.run(["unshare", "--user", "rmdir", directory / "run-1"]).returncode == 1
 
 
 @pytest.mark.skipif(not V1, reason="on cgroup v2 a normal user cannot join")
@@ -292,26 +357,81 @@ def test_help_is_the_usage(own_parent, word):
     assert cgroups(own_parent) == []
 
 
-@pytest.mark.parametrize("controller", CONTROLLERS)
-def test_somebody_elses_cgroup_is_left_alone(own_parent, controller):
-    directory = HIERARCHIES[controller] / own_parent
-    (directory / "theirs").mkdir(parents=True)
-    before = read_limits(controller, own_parent)
-    assert "theirs" in refused(cgroup_sh("--name", own_parent))
-    assert read_limits(controller, own_parent) == before
-    (directory / "theirs").rmdir()
-    assert cgroups(own_parent) == [f"{directory}"]
+@pytest.fixture
+def theirs(own_parent: str) -> Callable[[str], Path]:
+    """`theirs(controller)`: a cgroup of that name that somebody else has made, in one hierarchy."""
+
+    def theirs(controller: str) -> Path:
+        directory = HIERARCHIES[controller] / own_parent
+        directory.mkdir()
+        return directory
+
+    return theirs
 
 
-@pytest.mark.skipif(V1, reason="v1 allows processes in any cgroup")
-def test_on_v2_a_cgroup_with_processes_itself_is_left_alone(own_parent):
-    directory = HIERARCHIES["pids"] / own_parent
-    directory.mkdir()
-    with in_cgroup(own_parent, "echo; exec sleep 60") as process:
-        process.stdout.readline()
-        assert str(process.pid) in refused(cgroup_sh("--name", own_parent))
-        assert (directory / "memory.max").read_text() == "max\n"
-        process.kill()
+def state(name: str) -> dict[str, object]:
+    """All that can be set in the cgroups of that name, and whose they are."""
+    found = [Path(path) for path in cgroups(name)]
+    files = [file for each in found for file in [each, *each.iterdir()]]
+    return {
+        f"{file}": (status.st_mode, status.st_uid, status.st_gid, text)
+        for file in files
+        if (status := file.stat()).st_mode & 0o200
+        for text in [file.read_text() if file.is_file() and status.st_mode & 0o400 else ""]
+    }
+
+
+@pytest.mark.parametrize("controllers", [(each,) for each in CONTROLLERS] + [CONTROLLERS])
+def test_somebody_elses_cgroup_is_left_alone(own_parent, theirs, controllers):
+    """Wherever there is one, nothing changes anywhere."""
+    for directory in {HIERARCHIES[each] for each in controllers}:
+        (directory / own_parent).mkdir()
+    before = state(own_parent)
+    text = refused(cgroup_sh("--name", own_parent, SUDO_UID="54321"))
+    assert own_parent in text and state(own_parent) == before
+
+
+def test_what_cgroup_sh_made_is_not_somebody_elses(own_parent):
+    """The control: whoever may have made cgroups in it, and wherever a part is missing."""
+    prepare(own_parent)
+    for directory in directories(own_parent):
+        (directory / "theirs").mkdir()
+        result = cgroup_sh("--name", own_parent, "--pids", "8")
+        (directory / "theirs").rmdir()
+        assert (result.returncode, limits(own_parent)[0]) == (0, ("8",)), result
+        directory.rmdir()
+        prepare(own_parent, "--pids", "7")
+        assert limits(own_parent)[0] == ("7",)
+
+
+def test_the_bit_that_says_so_is_gone_with_the_cgroup(own_parent, theirs):
+    prepare(own_parent)
+    prepare(own_parent, "--delete")
+    theirs("pids")
+    refused(cgroup_sh("--name", own_parent))
+
+
+def test_somebody_elses_cgroup_that_nobody_uses_can_be_deleted_and_prepared(own_parent, theirs):
+    """The way out that the message names."""
+    theirs("memory")
+    assert "--delete" in refused(cgroup_sh("--name", own_parent))
+    prepare(own_parent, "--delete")
+    prepare(own_parent)
+
+
+def test_a_file_of_that_name_is_not_a_cgroup(own_parent):
+    """Every hierarchy has this file at its top."""
+    refused(cgroup_sh("--name", "cgroup.procs"))
+
+
+def test_who_comes_second_waits_for_the_first(own_parent):
+    top = os.open(HIERARCHIES["memory"], os.O_RDONLY)
+    fcntl.flock(top, fcntl.LOCK_EX)
+    with subprocess.Popen([CGROUP_SH, "--name", own_parent], stdout=subprocess.DEVNULL) as second:
+        time.sleep(0.5)
+        assert second.poll() is None and cgroups(own_parent) == []
+        os.close(top)
+        assert second.wait() == 0
 
 
 def hidden(controller: str) -> tuple[str, ...]:
@@ -338,8 +458,85 @@ def test_in_a_read_only_hierarchy_nothing_half_made_is_left(own_parent, controll
     script = f'mount -o remount,bind,ro {HIERARCHIES[controller]} && exec "$@"'
     prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
     result = cgroup_sh("--name", own_parent, prefix=prefix)
-    assert "Read-only file system" in refused(result)
+    text = refused(result)
+    assert f"{HIERARCHIES[controller]} is mounted read-only" in text
+    assert "ProtectControlGroups" in text and "sudo" not in text
     assert cgroups(own_parent) == []
+
+
+# --- Ended halfway -----------------------------------------------------------------------------
+
+TOOLS = ("mkdir", "rmdir", "tee", "cat", "chown", "chmod", "flock", "id", "tr")
+TOOL = """#!/bin/sh
+# Counts the commands that cgroup.sh calls. The one with the number $at, and all after it, send it
+# signals when they are done.
+PATH=$real
+${0##*/} "$@"
+code=$?
+read -r number <"$bin/number"
+echo $((number + 1)) >"$bin/number"
+if [ "$number" -ge "$at" ]; then kill -s "$signal" "$(cat "$bin/pid")"; fi
+exit $code
+"""
+
+
+@pytest.fixture
+def interrupted(own_parent: str, tmp_path: Path) -> Callable[[int, str], Result]:
+    """`interrupted(5, "TERM")`: cgroup.sh, which gets a signal when its fifth command has ended."""
+    for tool in TOOLS:
+        (tmp_path / tool).write_text(TOOL)
+        (tmp_path / tool).chmod(0o755)
+    prefix = ("sh", "-c", 'echo $$ >"$bin/pid"; exec env PATH="$bin:$PATH" "$@"', "sh")
+
+    def interrupted(at: int, signal: str) -> Result:
+        (tmp_path / "number").write_text("1\n")
+        given = {"bin": str(tmp_path), "real": os.environ["PATH"], "at": str(at), "signal": signal}
+        return cgroup_sh("--name", own_parent, prefix=prefix, SUDO_UID="54321", **given)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
+def test_a_signal_after_any_command_leaves_all_or_nothing(own_parent, interrupted, name):
+    """Before it is prepared and while what was made is undone, since the signals go on."""
+    ends = []
+    for at in range(1, 200):
+        result = interrupted(at, name)
+        assert (len(cgroups(own_parent)) == 0) == (result.returncode != 0), (at, result)
+        ends.append(result.returncode)
+        if result.returncode == 0:
+            break
+    assert len(ends) > 15 and ends[-1] == 0
+    assert limits(own_parent)[:2] == [("10",), (str(50 << 20),)]
+
+
+def test_a_signal_leaves_a_cgroup_that_was_there_before(own_parent, interrupted):
+    prepare(own_parent)
+    for at in range(1, 40, 3):
+        interrupted(at, "TERM")
+        assert {str(each) for each in directories(own_parent)} == {*cgroups(own_parent)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_at_any_time_to_all_its_processes_leaves_all_or_nothing(own_parent, number):
+    """As Ctrl-C does it."""
+    begin = time.monotonic()
+    prepare(own_parent)
+    usual = time.monotonic() - begin
+    delete_cgroup(own_parent)
+    seen = set()
+    for tenth in range(30):
+        words = [CGROUP_SH, "--name", own_parent]
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+        with subprocess.Popen(words, start_new_session=True, **pipes) as process:
+            time.sleep(usual * tenth / 25)
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        left = len(cgroups(own_parent))
+        assert (left == 0) == (process.returncode != 0), (tenth, left, process.returncode)
+        seen.add(left)
+        delete_cgroup(own_parent)
+    assert len(seen) == 2, seen
 
 
 # --- Under another kernel: version 2, version 1, and pids on v1 with the rest on v2 ------------
@@ -359,11 +556,20 @@ FILES = {  # where each limit of the cgroup demo is
 }
 
 # $pids, $memory, $swap and $cpu are those files, $all the cgroup's directories. `inside` starts a
-# shell in the container's cgroup run-1.
+# shell in the container's cgroup run-1, `as_user` in somebody's own cgroup.
 PRELUDE = """
 limits() { cat $pids $memory $swap $cpu | tr '\\n' ' '; }
 leaf() { for each in $all; do mkdir -p $each/run-1; done; }
 inside() { sh -c 'for each in '"$all"'; do echo 0 >$each/run-1/cgroup.procs; done; '"$1"; }
+subtree() {  # of cgroup v2, which somebody's shell can be in
+    top=${memory%/demo/*}
+    mkdir $top/scope $top/plain; chown -R 54321:54321 $top/scope
+    for each in memory pids cpu; do echo +$each >$top/cgroup.subtree_control; done
+} 2>/dev/null
+as_user() {  # as_user CGROUP: a shell with the script in its standard input
+    sh -c "echo \\$\\$ >$top/$1/cgroup.procs; exec env top=$top \
+        setpriv --reuid=54321 --regid=54321 --clear-groups sh"
+}
 fill='head -c 8m /dev/zero | tail >/dev/null'
 """
 
@@ -385,7 +591,16 @@ SCRIPTS = {
         inside "$fill"; echo $?""",
     "the files handed over": """
         SUDO_UID=54321 SUDO_GID=54322 ./cgroup.sh >/dev/null
-        find $all -user 54321 -group 54322 -printf '%f '""",
+        find $all -user 54321 -group 0 -printf '%f '""",
+    "who removes a leaf": """
+        for mode in 755 775; do
+            chmod 1$mode $all; leaf
+            for each in $all; do
+                setpriv --reuid=100000 --regid=100000 --clear-groups rmdir $each/run-1 2>/dev/null
+                unshare --user rmdir $each/run-1 2>/dev/null
+            done
+            find $all -name run-1 | wc -l
+        done""",
     "the leaves that are swept": """
         leaf; ./cgroup.sh >/dev/null
         ls -d ${pids%/*}/run-* ${memory%/*}/run-* ${cpu%/*}/run-*""",
@@ -400,17 +615,47 @@ SCRIPTS = {
             mount --bind /tmp/two {TOP}/unified/cgroup.controllers
             ./cgroup.sh'
         find {TOP} -name demo""",
-    "processes in the cgroup itself": """
-        mkdir ${memory%/*}; sleep 100 & echo $! >${memory%/*}/cgroup.procs
-        ./cgroup.sh; cat $memory; kill $!; wait; ./cgroup.sh --delete""",
+    "a cgroup of somebody else": """
+        for each in $all; do
+            mkdir $each; SUDO_UID=54321 ./cgroup.sh; ls -d $all 2>/dev/null | wc -l
+            cat $each/*.max $each/*limit_in_bytes 2>/dev/null | sort -u | tr '\\n' ' '
+            find $each -user 54321; rmdir $each; echo
+        done""",
+    "a signal halfway": """
+        for each in 05 20 35 50; do
+            ./cgroup.sh >/dev/null & sleep 0.$each; kill -s TERM $! 2>/dev/null
+            wait $! 2>/dev/null && echo -n all || echo -n none
+            echo " $(ls -d $all 2>/dev/null | wc -l)"; ./cgroup.sh --delete
+        done""",
+    "somebody in a cgroup of root": """
+        subtree; echo './cgroup.sh' | as_user plain; ls $top | grep -x -e demo -e launcher; :""",
+    "a shell in a delegated subtree": """
+        subtree; as_user scope <<'END'
+            sleep 100 &  # whoever else is there
+            ./cgroup.sh --cpus 0.5; grep ^0 /proc/self/cgroup; stat -c '%A %u %g' $top/scope/demo
+            cat $top/scope/cgroup.procs; ./cgroup.sh --pids 7 >/dev/null; ./cgroup.sh
+            mkdir $top/scope/demo/run-1; echo $! >$top/scope/demo/run-1/cgroup.procs
+            ./cgroup.sh --delete; cat $top/scope/demo/run-1/pids.max; kill $!; wait
+            ./cgroup.sh --delete; ls $top/scope | grep -x demo
+            mkdir $top/scope/demo; ./cgroup.sh
+END
+        rmdir $top/scope/* $top/scope 2>/dev/null; ls $top | grep -x demo; :""",
+    "a subtree without cpu": """
+        subtree; echo -cpu >$top/cgroup.subtree_control
+        as_user scope <<'END'
+            ./cgroup.sh --cpus 0.5; ls $top/scope | grep -x demo; ./cgroup.sh; ./cgroup.sh --delete
+END
+        rmdir $top/scope/* $top/scope 2>/dev/null; ls $top | grep -x demo; :""",
 }
 
 
 @pytest.fixture(scope="module")
 def all_said() -> dict[str, dict[str, str]]:
     """What each script says on a machine of each layout; the machines run at the same time."""
-    if reason := no_uml():
-        pytest.skip(reason)
+    if not shutil.which("linux.uml"):
+        pytest.skip("there is no linux.uml: apt-get install user-mode-linux")
+    if Path("/run/uml").exists():
+        pytest.skip("we are in such a machine already")
     machines = {}
     for layout, files in FILES.items():
         directories = dict.fromkeys(str(Path(file).parent) for file in files.values())
@@ -484,7 +729,65 @@ def test_in_that_world_nothing_half_made_is_left(said):
     assert refusal.startswith("cgroup.sh: ") and " cpu controller" in refusal and not left
 
 
-def test_in_that_world_processes_in_the_cgroup_itself_are_for_v1_only(layout, said):
-    first, *_, limit = said["processes in the cgroup itself"].splitlines()
-    assert first.startswith("cgroup.sh: ") != (layout == "v1")
-    assert limit == {"v1": "52428800"}.get(layout, "max")
+def test_in_that_world_root_without_power_removes_a_leaf_if_its_group_may(layout, said):
+    there = len({str(Path(file).parent) for file in FILES[layout].values()})
+    assert said["who removes a leaf"].split() == [str(there), "0"]
+
+
+def test_in_that_world_somebody_elses_cgroup_is_left_alone(layout, said):
+    """In whichever hierarchy it is, it is the only one there, has no limit and no new owner."""
+    lines = said["a cgroup of somebody else"].splitlines()
+    refusals, counts, values = lines[::3], lines[1::3], lines[2::3]
+    there = len({str(Path(file).parent) for file in FILES[layout].values()})
+    assert len(refusals) == there and counts == ["1"] * there
+    assert all(line.startswith("cgroup.sh: ") and "/demo " in line for line in refusals)
+    nothing = {"max", "100000", "9223372036854771712"}
+    assert {word for line in values for word in line.split()} <= nothing
+
+
+def test_in_that_world_a_signal_leaves_all_or_nothing(layout, said):
+    there = len({str(Path(file).parent) for file in FILES[layout].values()})
+    lines = {line for line in said["a signal halfway"].splitlines() if "Terminated" not in line}
+    assert "none 0" in lines and lines <= {"none 0", f"all {there}"}
+
+
+def test_in_that_world_somebody_can_prepare_nothing_where_all_is_roots(layout, said):
+    (line,) = said["somebody in a cgroup of root"].splitlines()
+    assert line.startswith("cgroup.sh: ") and "sudo ./cgroup.sh" in line
+    assert ("systemd-run --user --scope -p Delegate=yes" in line) == (layout != "v1")
+
+
+SCOPE = f"{TOP}/scope"
+SAID_IN_A_SCOPE = f"""\
+{SCOPE}/demo/memory.max = 52428800
+{SCOPE}/demo/memory.swap.max = 0
+{SCOPE}/demo/pids.max = 10
+{SCOPE}/demo/cpu.max = 50000 100000
+now: python3 go_container.py run /bin/sh
+0::/scope/launcher
+drwxr-xr-t 54321 54321
+{SCOPE}/demo/memory.max = 52428800
+{SCOPE}/demo/memory.swap.max = 0
+{SCOPE}/demo/pids.max = 10
+{SCOPE}/demo/cpu.max = max 100000
+now: python3 go_container.py run /bin/sh
+cgroup.sh: demo is in use: {SCOPE}/demo/run-1/
+max
+cgroup.sh: {SCOPE}/demo is not ours: take another --name, or --delete it if nobody uses it
+"""
+
+
+def test_in_that_world_a_delegated_subtree_of_v2_is_somebodys_to_prepare(layout, said):
+    """Though his shell is in it. Called again, from beside the cgroup, it finds the same one."""
+    lines = said["a shell in a delegated subtree"]
+    if layout == "v2":
+        assert lines == SAID_IN_A_SCOPE
+    else:
+        assert lines.count("only root can prepare a cgroup") > 2 and "52428800" not in lines
+
+
+def test_in_that_world_a_subtree_without_cpu_has_no_limit_for_it(layout, said):
+    first, *rest = said["a subtree without cpu"].splitlines()
+    if layout == "v2":
+        assert first.startswith(f"cgroup.sh: cannot write +cpu to {SCOPE}/")
+        assert rest == [line for line in SAID_IN_A_SCOPE.splitlines()[7:12] if "cpu" not in line]
