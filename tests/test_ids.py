@@ -217,7 +217,7 @@ def test_one_id_is_all_that_a_normal_user_without_a_range_has(normal_user, numbe
     assert fine(go(*words, "/bin/sh", "-c", "id -u", prefix=user.prefix)) == b"0\n"
 
 
-# --- The range outside, when nobody has given one --------------------------------------------------
+# --- The range outside, when nobody has given one ------------------------------------------------
 
 USED = {  # users, and ranges of others in /etc/subuid and /etc/subgid
     "a user in the middle": ([100000], []),

@@ -49,7 +49,7 @@ def kept(place: Path, fresh_root: Path, run: Callable[..., Result]) -> Callable[
     return kept
 
 
-# --- .gitignore, which pull --force keeps ----------------------------------------------------------
+# --- .gitignore, which pull --force keeps --------------------------------------------------------
 
 LINKS = {
     "a symbolic link": "ln -s {secret} /.gitignore",
@@ -89,7 +89,7 @@ def test_the_file_that_git_has_is_kept(kept):
     assert found.read_text() == SHIPPED and not found.is_symlink()
 
 
-# --- The root's passwd and group, for run, spec and --plan -------------------------------------------
+# --- The root's passwd and group, for run, spec and --plan ---------------------------------------
 
 FILES = {"passwd": "stranger:x:4242:4242::/:/bin/sh\n", "group": "stranger:x:4242:\n"}
 USERS = {"passwd": "stranger", "group": "0:stranger"}
@@ -212,7 +212,7 @@ def test_what_cannot_be_read_is_one_line_at_the_most(with_user, fresh_root, name
         assert b"internal error" not in result.stderr
 
 
-# --- Depth, names and numbers ------------------------------------------------------------------------
+# --- Depth, names and numbers --------------------------------------------------------------------
 
 DEEP = """
 import os, sys
