@@ -62,6 +62,13 @@ CLOSED = [
     "move_mount -1 nowhere -1 nowhere 0",
     "mount_setattr -1 nowhere 0 @32 32",
     "number:467 -100 / 0 0 0",  # open_tree_attr, since Linux 6.15
+    # attributes of files and of security modules, and what only the kernel's own probes call
+    "number:468 -100 / @64 64 0",  # file_getattr, since 6.17
+    "number:469 -100 /nowhere @64 24 0",  # file_setattr, since 6.17
+    "number:459 0 0 0 0",  # lsm_get_self_attr, since 6.8
+    "number:460 0 0 0 0",  # lsm_set_self_attr, since 6.8
+    "number:461 0 0 1",  # lsm_list_modules, since 6.8
+    "number:336",  # uprobe, since 6.18
     # namespaces
     *(f"unshare {flag:#x}" for flag in (*NAMESPACES, NEW_TIME)),
     *(f"clone {flag | SIGCHLD:#x} 0 0 0 0" for flag in NAMESPACES),
@@ -106,6 +113,9 @@ CLOSED = [
     f"ioctl 0 {TIOCLINUX + (0xFFFF << 32)} @64",
     # the host's and other guests' own network
     "socket 40 1 0",
+    # the kernel's cryptography, AF_ALG; the kernel looks at the lower half of the number only
+    "socket 38 5 0",
+    f"socket {38 + (1 << 32)} 5 0",
     # calls that this kernel may know by numbers of another architecture
     "i386:20",
     "x32:39",

@@ -19,6 +19,7 @@ BUILD = {
     "syscalls": ["-static"],
     "exe": ["-static"],
     "handle": ["-static"],
+    "greedy": ["-static"],
     "loader": ["-static-pie", "-nostdlib", "-fno-stack-protector"],
     "library": ["-shared", "-fPIC"],
 }
