@@ -6,7 +6,7 @@ processes, then their steps in the order in which the stories tell them, then th
 
     host                                              container
     run ── fork ──▶ middle
-    make the leaf      unshare(USER|PID|UTS|IPC)
+    make the leaf      unshare(USER|PID|NS|UTS|IPC)
      ◀── "forked" ─── spawn ──────────────────────────▶ PID 1: this file again, as `child`
     write uid_map,     │ ── this file, compiled ──────▶ │
     gid_map            guard: kill PID 1               │ (a second interpreter starts,
@@ -648,7 +648,7 @@ def tidy_up(host: Host) -> None:
 def unshare_namespaces(host: Host) -> None:
     """New namespaces: own ids, processes, names and System V objects, none of the host's.
 
-    namespaces(7). PID 1 unshares its mounts itself: this process stays with the host's.
+    namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
     """
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
     limit = ResourceLimit()
@@ -656,7 +656,7 @@ def unshare_namespaces(host: Host) -> None:
         libc("getrlimit", resource, _ctypes.byref(limit))
         limit.soft //= SHARE
         libc("setrlimit", resource, _ctypes.byref(limit))
-    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
 
 
@@ -719,7 +719,8 @@ def hand_over_code(host: Host) -> None:
 def guard(host: Host) -> None:
     """When run dies, whatever killed it, everything inside dies. The guard has PID 1's exit code.
 
-    pid_namespaces(7): when PID 1 ends, the kernel kills all others.
+    pid_namespaces(7): when PID 1 ends, the kernel kills all others. pivot_root has taken the
+    host's files from this process, too: it works on descriptors, and imports nothing.
     """
     happened = {host.lifeline: 0}  # if polling fails, kill PID 1
     try:
@@ -766,7 +767,7 @@ def join_cgroup(inside: Inside) -> None:
     for tasks in inside.tasks:
         os.write(tasks, b"0")
         os.close(tasks)
-    libc("unshare", CLONE_NEWCGROUP | CLONE_NEWNS)
+    libc("unshare", CLONE_NEWCGROUP)
 
 
 def join_session(_: Inside) -> None:
@@ -916,7 +917,7 @@ def mount_volumes(inside: Inside) -> None:
     open_tree(2), move_mount(2).
     """
     for fd, (source, target, _) in zip(inside.mounts, inside.binds()):
-        if target != RESOLV_CONF or os.path.lexists(target) or os.access("/etc", os.W_OK):
+        if target != RESOLV_CONF or os.path.lexists(target) or os.access("/etc", os.W_OK, effective_ids=True):
             attach_inside(fd, target, f"{source}:{target}")
 
 
@@ -2580,7 +2581,7 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     socket = host.socket.fileno()
     while True:
         happened = wait({host.signals: POLLIN, socket: POLLIN, host.middle_fd: POLLIN})
-        if host.signals in happened:
+        if host.signals in happened and socket not in happened:  # what was said before comes first
             number = read_signal(host.signals)
             if number in TERMINATING and not host.executing:
                 raise Failure("", 128 + number)

@@ -407,23 +407,6 @@ def test_tmux_is_fine_as_a_caller(tmux, root, parent):
     shows("/dev/pts/0\n30 90\nword\n20 70\ncode-7\n")
 
 
-# --- In the background -------------------------------------------------------------------------
-
-
-def test_a_run_in_the_background_leaves_the_terminal_alone_until_it_is_fetched(terminal):
-    """…as every program that wants to change a terminal is stopped by it there."""
-    caller = terminal("sh", "-c", "echo r-$((1 + 1)); cat", background=True)
-    assert wait_until(lambda: state(caller.pid) == "T")
-    assert caller.is_restored(0)
-    caller.foreground()
-    caller.expect(b"r-2")
-    caller.send(b"word\r")
-    caller.expect(b"word\r\nword\r\n")
-    caller.ctrl("D")
-    assert caller.wait() == 0
-    assert caller.is_restored()
-
-
 # --- Left as it was, also when nothing came of it ----------------------------------------------
 
 
