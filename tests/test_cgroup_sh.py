@@ -129,6 +129,18 @@ def test_a_second_time_changes_nothing(own_parent):
     assert prepare(own_parent) == prepare(own_parent)
 
 
+@pytest.mark.parametrize("umask", ["022", "077", "777"])
+def test_the_callers_umask_keeps_nobody_out(own_parent, umask):
+    """A normal user has to reach the cgroup that was handed over, and to read its limits."""
+    prefix = ("sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    prepare(own_parent, prefix=prefix, SUDO_UID="54321", SUDO_GID="54321")
+    for directory in directories(own_parent):
+        made = subprocess.run(["stat", "-c", "%a", directory], capture_output=True, text=True)
+        assert made.stdout == "755\n", directory
+        for file in directory.iterdir():
+            assert file.name != "cgroup.procs" or file.stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize("sizes", [("20m", "1g"), ("1g", "20m")], ids=["up", "down"])
 def test_limits_of_a_prepared_cgroup_can_go(own_parent, sizes):
     for size in sizes:

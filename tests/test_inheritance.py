@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import termios
+from pathlib import Path
 
 import pytest
-from containers import PYTHON, SCRIPT, fine
+from containers import PYTHON, SCRIPT, children, fine, wait_until
 
 pytest_plugins = ["attempts"]
 
@@ -106,6 +108,67 @@ def test_a_process_of_the_containers_has_no_descriptor_more(start):
     """As the host sees it, while it runs."""
     with start(script="sleep 60 &") as container:
         assert sorted(os.listdir(f"/proc/{container.pid}/fd")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("options", [[], ["--init"]], ids=["", "with init"])
+@pytest.mark.parametrize("number", [3, 4, 9])
+def test_no_process_of_ours_keeps_a_descriptor_of_the_callers(start, place, number, options):
+    """Neither run nor the guard: a pipe's reader would wait for its end as long as they live."""
+    mine = place / "mine"
+    mine.touch()
+    prefix = ["sh", "-c", f'exec {number}<{mine}; exec "$@"', "sh"]
+
+    def kept(pid: int) -> list[str]:
+        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+    with subprocess.Popen([*prefix, "sleep", "1"]) as control:
+        assert wait_until(lambda: str(mine) in kept(control.pid), 0.9)
+    with start(*options, script="sleep 60 &", prefix=prefix) as container:
+        processes = [container.process.pid, *children(container.process.pid)]
+        assert container.watched.guard in processes and container.pid in processes
+        assert not [pid for pid in processes if str(mine) in kept(pid)]
+
+
+def is_blocking(pid: int, number: int) -> bool:
+    """Whether who reads or writes there waits. It is the open file's, which others share."""
+    flags = re.search(r"flags:\s*(\d+)", Path(f"/proc/{pid}/fdinfo/{number}").read_text())[1]
+    return not int(flags, 8) & os.O_NONBLOCK
+
+
+@pytest.mark.parametrize("end", ["an exit", "SIGKILL"])
+@pytest.mark.parametrize("options", [[], ["-t"], ["--init"]], ids=["", "tty", "init"])
+def test_the_callers_streams_stay_blocking_on_pipes(root, parent, options, end):
+    """EAGAIN would hit whoever goes on with them, a shell say."""
+    pipes = [os.pipe() for _ in range(3)]
+    (stdin, typing), (_, stdout), (_, stderr) = pipes
+    ours = (stdin, stdout, stderr)
+    os.set_blocking(stdout, False)
+    assert not is_blocking(os.getpid(), stdout)
+    os.set_blocking(stdout, True)
+    try:
+        words = [PYTHON, SCRIPT, "run", "--rootfs", root, "--cgroup-parent", parent, *options]
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        with subprocess.Popen([*words, "sh", "-c", "echo ready; read _"], **streams) as run:
+            assert b"ready" in os.read(pipes[1][0], 100)
+            run.kill() if end == "SIGKILL" else os.write(typing, b"\n")
+        assert all(is_blocking(os.getpid(), fd) for fd in ours)
+    finally:
+        for fd in [fd for pipe in pipes for fd in pipe]:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("end", ["an exit", "SIGKILL"])
+def test_the_callers_terminal_stays_blocking(terminal, end):
+    shown = terminal("sh", "-c", "echo ready; read _")
+    shown.expect(b"ready")
+    numbers = [
+        int(entry.name) for entry in Path(f"/proc/{shown.shell}/fd").iterdir()
+        if os.readlink(entry).startswith("/dev/pts/")
+    ]  # fmt: skip
+    assert numbers and all(is_blocking(shown.shell, number) for number in numbers)
+    shown.signal(9) if end == "SIGKILL" else shown.send(b"\r")
+    assert shown.wait() in (0, 137)
+    assert all(is_blocking(shown.shell, number) for number in numbers)
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
