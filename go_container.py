@@ -2204,7 +2204,7 @@ def fill_from_busybox(root: str) -> None:
     busybox = static_busybox()
     if not busybox:
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in "bin dev etc home proc root sbin sys tmp usr/bin usr/sbin var/tmp".split():
+    for folder in ["bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/tmp"]:
         os.makedirs(f"{root}/{folder}")
         mode = 0o700 if folder == "root" else 0o1777 if "tmp" in folder else 0o755
         os.chmod(f"{root}/{folder}", mode)

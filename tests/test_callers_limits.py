@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, fine, go, in_throwaway_namespaces, one_line
+from containers import PYTHON, SCRIPT, fine, go, in_throwaway_namespaces, one_line
 
 # --- Resource limits ------------------------------------------------------------------------------
 

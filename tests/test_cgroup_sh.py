@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
+from containers import (
     CGROUP_SH,
     CONTROLLERS,
     HIERARCHIES,

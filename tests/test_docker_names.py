@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import HIERARCHIES, Container, fine, go, one_line, read_limits
+from containers import HIERARCHIES, Container, fine, go, one_line, read_limits
 
 
 def usage_line(result):

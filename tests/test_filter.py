@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from conftest import REPOSITORY, Container, in_throwaway_namespaces
+from containers import REPOSITORY, Container, in_throwaway_namespaces
 
 pytestmark = [
     pytest.mark.once,

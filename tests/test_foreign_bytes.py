@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import CONTROLLERS, HIERARCHIES, PREFIX, fine, go, one_line
-
-pytest_plugins = "ptyhelper"
+from containers import CONTROLLERS, HIERARCHIES, PREFIX, fine, go, one_line
 
 TITLE = "\x1b]0;owned\x07"  # the window's title
 HOSTILE = {

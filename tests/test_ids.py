@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NormalUser, Result, fine, go, host_files, one_line
+from containers import NormalUser, Result, fine, go, host_files, one_line
 
 IDS = 65536
 RAN = "echo ran; id -u; id -g; id -G"

@@ -8,7 +8,7 @@ import json
 import tarfile
 
 import pytest
-from conftest import fine, go, one_line
+from containers import fine, go, one_line
 
 
 @pytest.fixture

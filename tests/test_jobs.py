@@ -18,10 +18,16 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, children, host_files, pid_1_of, wait_until
-from ptyhelper import reap_strays, state
-
-pytest_plugins = "ptyhelper"
+from containers import (
+    PYTHON,
+    SCRIPT,
+    children,
+    host_files,
+    pid_1_of,
+    reap_strays,
+    state,
+    wait_until,
+)
 
 PATIENCE = 10  # seconds, for what takes a tenth of one
 BASH = ["bash", "--norc", "--noprofile", "-i"]

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import fine, one_line
+from containers import fine, one_line
 
 STUB = "run/systemd/resolve/stub-resolv.conf"
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, NormalUser, Result, fine, go, one_line, pid_1_of
+from containers import PYTHON, SCRIPT, NormalUser, Result, fine, go, one_line, pid_1_of
 
 pytestmark = pytest.mark.once  # the kernel's races, whichever Python
 

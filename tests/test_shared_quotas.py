@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTHON, SCRIPT, NormalUser, fine, go, needs_v1, read_limits, wait_until
+from containers import PYTHON, SCRIPT, NormalUser, fine, go, needs_v1, read_limits, wait_until
 
 pytest_plugins = ["attempts", "ptyhelper"]
 pytestmark = pytest.mark.once  # the kernel counts, whichever Python

@@ -18,10 +18,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, SCRIPT, children, fine, pid_1_of, wait_until
-from ptyhelper import comm, reap_strays, state
-
-pytest_plugins = "ptyhelper"
+from containers import (
+    PYTHON,
+    SCRIPT,
+    children,
+    comm,
+    fine,
+    pid_1_of,
+    reap_strays,
+    state,
+    wait_until,
+)
 
 NAMES = ("stdin", "stdout", "stderr")
 USERS = {

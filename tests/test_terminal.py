@@ -14,7 +14,7 @@ import termios
 import time
 
 import pytest
-from containers import PYTHON, SCRIPT, comm, fine, one_line, state, wait_until
+from containers import PYTHON, SCRIPT, comm, fine, one_line, wait_until
 
 MEGABYTES = int(os.environ.get("GO_CONTAINER_TEST_MEGABYTES", "20"))  # the full test: 200
 PROMPT = rb"/ # "

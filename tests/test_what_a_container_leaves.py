@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Result, fine, go, one_line
+from containers import Result, fine, go, one_line
 
 SHIPPED = "*\n!.gitignore\n"
 SECRET = "a secret of the host's root\n"
