@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from containers import PYTHON, SCRIPT, NormalUser, fine, go, needs_v1, read_limits, wait_until
 
-pytest_plugins = ["attempts", "ptyhelper"]
+pytest_plugins = ["attempts"]
 pytestmark = pytest.mark.once  # the kernel counts, whichever Python
 
 HOST_ROOT = ("--userns", "host-root")
