@@ -141,7 +141,7 @@ def perform(process: str, side: Host | Inside) -> None:
     for step in stories(side)[process]:
         if isinstance(step, str):
             if lesson:
-                lesson.begin_stage(step)
+                lesson.tell(step, kind="stage")
             continue
         try:
             if lesson:
@@ -2220,13 +2220,14 @@ def fill_from_busybox(root: str) -> None:
 # ── The lesson: --explain, --plan, inspect ────────────────────────────────────────────────────
 
 WIDTH = 80  # columns
-CALLS = """capset chroot clone clone3 execve fork fsconfig fsmount fsopen keyctl mkdir mkdirat mount
-    mount_setattr move_mount open_tree personality pivot_root prctl rmdir seccomp setgroups
-    sethostname setresgid setresuid setsid umount2 unlinkat unshare vfork"""  # for --explain=calls
+CALLS = """?capset ?chroot ?clone ?clone3 ?execve ?fork ?fsconfig ?fsmount ?fsopen ?keyctl ?mkdirat
+    ?mkdir ?mount ?mount_setattr ?move_mount ?open_tree ?personality ?pivot_root ?prctl ?rmdir
+    ?seccomp ?setgroups ?sethostname ?setresgid ?setresuid ?setsid ?umount2 ?unlinkat ?unshare
+    ?vfork"""  # for --explain=calls; ?: an older strace may not know it
 LOOK = {  # with --explain=step: what to type in a second terminal, by stages
     "1": "ls -l /proc/{run}/ns", "2": "pstree -p {run}", "3": "pstree -pS {run}",
-    "4": "sudo cat /proc/{pid_1}/uid_map", "5": "sudo ls /proc/{pid_1}/root/proc /proc/{pid_1}/root/dev",
-    "6": "grep -E 'Cap|NoNew|Seccomp' /proc/{pid_1}/status",
+    "4": "sudo cat /proc/{pid_1}/uid_map", "5": "sudo ls /proc/{pid_1}/root/proc",
+    "6": "grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status",
 }
 NAMESPACES = ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")
 
@@ -2239,15 +2240,13 @@ def begin_lesson(process: str, side: Host | Inside) -> None:
     strace(1) tells the system calls: run starts again below it, once.
     """
     global lesson
-    explain = side.explain
-    if explain == "calls" and process == "host" and not tracer_of("self"):
+    if side.explain == "calls" and process == "host" and not tracer_of("self"):
         strace = which("strace")
         if not strace:
             raise Failure("--explain=calls needs strace: apt install strace")
-        calls = ",".join(f"?{name}" for name in CALLS.split())  # ?: an old strace may not know it
-        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", f"trace={calls}"]
+        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", "trace=" + ",".join(CALLS.split())]
         os.execv(strace, ["strace", *options, sys.executable, *sys.orig_argv[1:]])
-    lesson = Lesson(process, side) if explain else None
+    lesson = Lesson(process, side) if side.explain else None
 
 
 class Lesson:
@@ -2257,97 +2256,79 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
+    keyboard = -1
+
     def __init__(self, process: str, side: Host | Inside) -> None:
         import re
 
-        self.process, self.side, self.explain = process, side, side.explain
+        self.process, self.side = process, side
         self.pages = re.compile(r"[\w-]+\(\d\)").findall
         self.before = namespaces_of("self")
-        self.keyboard = -1
-        if process == "host" and self.explain == "step":
+        if process == "host" and side.explain == "step":
             try:
                 self.keyboard = os.open("/dev/tty", os.O_RDONLY)
             except OSError as error:
                 raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
 
-    def begin_stage(self, heading: str) -> None:
-        """Print a heading; with --explain=step, wait there."""
-        self.tell(heading, pause=self.explain == "step")
-
     def announce(self, step: Step) -> None:
         """With --explain=calls, say why a step is there; its calls follow."""
-        if self.explain == "calls":
+        if self.side.explain == "calls":
             self.tell(f"  {self.process:10} {first_line(step)}", width=1 << 10)
 
     def tell_step(self, step: Step) -> None:
         """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        try:
-            text = TOLD.get(step.__name__, lambda _: "")(self.side)
-        except (OSError, ValueError):  # who may not look says nothing
-            return
+        text = ""
+        if step.__name__ in TOLD:
+            text = quietly(TOLD[step.__name__], self.side)  # who may not look says nothing
         if text:
             pages = self.pages(step.__doc__ or "") or [""]
             self.tell(f"  {self.process:10} {text}", pages[0])
 
-    def tell(self, text: str, page: str = "", pause: bool = False, width: int = WIDTH) -> None:
-        """A line, by way of run."""
-        room = width - len(page) - 1
+    def tell(self, text: str, page: str = "", kind: str = "tell", width: int = WIDTH) -> None:
+        """A line, or with the kind "stage" a heading, by way of run."""
         text = printable(text)
+        room = width - len(page) - 1
         text = text if len(text) <= room else f"{text[:room - 1]}…"
         line = f"{text}{page:>{max(WIDTH - len(text), 0)}}".rstrip()
-        if isinstance(self.side, Host) and self.process == "host":
-            self.print(line, pause)
+        if self.process == "host":
+            self.print(kind, line)
             return
-        send(self.side.socket, f"{'pause' if pause else 'tell'} {line}")
+        send(self.side.socket, f"{kind} {line}")
         if not receive(self.side.socket)[0]:
             os._exit(125)  # run is gone
 
-    def print(self, line: str, pause: bool = False) -> None:
-        """In run: print a line, and perhaps wait for Enter."""
-        try:
-            write_all(2, f"{line}\n".encode(errors="backslashreplace"))
-        except OSError:
-            pass  # a reader who has seen enough, a full disk: the container goes on
-        if pause and isinstance(self.side, Host):
+    def print(self, kind: str, line: str) -> None:
+        """In run: print a line, and with --explain=step wait for Enter after a heading."""
+        stop = kind == "stage" and self.keyboard >= 0
+        if stop:
+            assert isinstance(self.side, Host)
             look = LOOK[line[0]].format(run=os.getpid(), pid_1=self.side.pid_1)
-            self.print(f"  look: {look}\n  [Enter] goes on")
-            self.wait_for_enter(self.side)
-
-    def wait_for_enter(self, host: Host) -> None:
-        """Read lines of the keyboard up to an empty one; the others were meant for the command.
-
-        Raises Failure when a signal ends run meanwhile.
-        """
-        watched = {self.keyboard: POLLIN} | ({host.signals: POLLIN} if host.signals >= 0 else {})
-        while True:
-            if host.signals in wait(watched):
-                number = read_signal(host.signals)
-                if number in TERMINATING:
-                    raise Failure("", 128 + number)
-                host.kept.append(number)
+            line += f"\n  look: {look}\n  [Enter] goes on"
+        quietly(write_all, 2, f"{line}\n".encode(errors="backslashreplace"))
+        while stop:
+            watched = {self.keyboard: POLLIN} | dict.fromkeys({self.side.signals} - {-1}, POLLIN)
+            if self.side.signals in wait(watched):
+                take_signal(self.side)
                 continue
-            line = os.read(self.keyboard, 4096)
-            if line in (b"\n", b""):
-                return
-            host.terminal.typed += line
+            typed = os.read(self.keyboard, 4096)
+            stop = typed not in (b"\n", b"")
+            self.side.terminal.typed += typed * stop  # that line was meant for the command
 
     def compare(self, host: Host) -> None:
         """Before the command begins: what the kernel says of its process, beside the host."""
         view = kernel_view(str(host.pid_1))
         names = [name for name in NAMESPACES if view[f"{name} ns"] != self.before[f"{name} ns"]]
         bits = view["CapEff"].strip("?") or "0"
-        for text, page in (
-            (f"  container  executes {' '.join(host.command)}", "execve(2)"),
-            (f"  host       {len(names)} namespaces differ: {' '.join(names)}", "lsns(8)"),
-            (f"  host       uid {view['Uid'].split()[0]} on the host is uid "
-             f"{host.uid} inside", "user_namespaces(7)"),
-            (f"  host       {bin(int(bits, 16)).count('1')} capabilities: {bits}",
-             "capabilities(7)"),
-            (f"  host       / inside is {view['root']}", "pivot_root(2)"),
+        for who, text, page in (
+            ("container", f"executes {' '.join(host.command)}", "execve(2)"),
+            ("host", f"{len(names)} namespaces differ: {' '.join(names)}", "namespaces(7)"),
+            ("host", f"uid {view['Uid'].split()[0]} on the host is uid {host.uid} inside", "proc(5)"),
+            ("host", f"{bin(int(bits, 16)).count('1')} capabilities: {bits}", "capabilities(7)"),
+            ("host", f"/ inside is {view['root']}", "pivot_root(2)"),
         ):
-            self.tell(text, page)
-        tracer = tracer_of("self")
-        if tracer and self.explain == "calls":  # strace is done: the command is not traced
+            self.tell(f"  {who:10} {text}", page)
+        tracer = tracer_of("self") if host.explain == "calls" else 0
+        if tracer:  # strace is done: the command is not traced
             os.kill(tracer, _signal.SIGTERM)
             end = time.monotonic() + 5
             while tracer_of(str(host.pid_1)) and time.monotonic() < end:
@@ -2362,28 +2343,28 @@ def first_line(step: Step) -> str:
 
 def tell_limits(host: Host) -> str:
     """The limits of the prepared cgroup, as read back."""
-    told = [f"{each.max(controller, each.parent):.0f} {unit}" for each in host.cgroups
-            for controller, unit in (("pids", "processes"), ("memory", "bytes"))
-            if controller in each.controllers]
-    name = host.cgroup_parent
-    return f"the cgroup {name}: {', '.join(told)}" if told else "no cgroup, no limits"
+    told = [f"{each.max('pids', each.parent):.0f} processes" for each in host.cgroups
+            if "pids" in each.controllers]
+    told += [f"{each.max('memory', each.parent) / (1 << 20):.4g} MB" for each in host.cgroups
+             if "memory" in each.controllers]
+    return f"the cgroup {host.cgroup_parent}: {', '.join(told) or 'no limits'}"
 
 
 def tell_usage(host: Host) -> str:
     """What the container took, as its cgroup has counted it."""
-    told = [f"{each.peak(controller) / unit:.4g} {words} of {each.max(controller) / unit:.4g}"
-            for each in host.cgroups
-            for controller, unit, words in (("pids", 1, "processes"), ("memory", 1 << 20, "MB"))
-            if controller in each.controllers]
+    told = [f"processes: {each.peak('pids'):.0f}" for each in host.cgroups
+            if "pids" in each.controllers]
+    told += [f"memory: {each.peak('memory') / (1 << 20):.1f} MB" for each in host.cgroups
+             if "memory" in each.controllers]
     return f"used at most {', '.join(told)}" if told else ""
 
 
 def tell_end(host: Host) -> str:
     """The exit code, decoded."""
-    code = host.exit_code
+    number = host.exit_code - 128
     names = [name for name, value in vars(_signal).items()
-             if name.startswith("SIG") and "_" not in name and value == code - 128 > 0]
-    return f"exit code {code}" + f" = 128 + {code - 128}: {' '.join(names)}" * bool(names)
+             if name.startswith("SIG") and "_" not in name and value == number > 0]
+    return f"exit code {host.exit_code}" + f" = 128 + {number}: {' '.join(names)}" * bool(names)
 
 
 def tell_map(host: Host) -> str:
@@ -2395,11 +2376,10 @@ def tell_map(host: Host) -> str:
 
 
 def tell_namespaces(_: Host) -> str:
-    """The namespaces that are others now. The PID namespace is for children."""
-    before = lesson.before if lesson else {}
-    now = {**namespaces_of("self"), "pid ns": "those of its children"}
-    names = [name.removesuffix(" ns") for name, text in now.items() if text != before[name]]
-    return f"new namespaces: {' '.join(names)}"
+    """The namespaces that are others now; the PID namespace is for children."""
+    now, before = namespaces_of("self"), lesson.before if lesson else {}
+    names = [name for name in NAMESPACES if now[f"{name} ns"] != before[f"{name} ns"]]
+    return f"new namespaces: {' '.join(names)}, and pid for its children"
 
 
 TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of them
@@ -2422,12 +2402,10 @@ TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of t
     "become_root": lambda _: f"becomes uid {os.geteuid()} inside",
     "set_hostname": lambda _: f"the host name: {os.uname().nodename}",
     "start_loopback": lambda _: "lo is up, and there is no other interface",
-    "leave_host_mounts": lambda _: f"{len(lines_of('/proc/self/mountinfo'))} mounts of the host, "
-                                   "private now",
     "make_dev": lambda _: f"makes /dev: {' '.join(sorted(os.listdir('/dev')))}",
     "make_proc": lambda _: f"mounts /proc, in which it is {os.readlink('/proc/self')}",
-    "open_terminal": lambda _: f"a terminal: {os.ttyname(0)}",
-    "enter_root": lambda _: f"the root is /: {len(lines_of('/proc/self/mountinfo'))} mounts left",
+    "open_terminal": lambda _: "a terminal of its own: /dev/pts/0",
+    "enter_root": lambda _: f"the root is /: {root_mount('self')}",
     "enter_workdir": lambda _: f"the working directory: {os.getcwd()}",
     "drop_privileges": lambda _: " ".join(status_of("self", "CapBnd:", "NoNewPrivs:")),
     "load_seccomp": lambda _: " ".join(status_of("self", "Seccomp:")),
@@ -2435,22 +2413,25 @@ TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of t
 }
 
 
-def print_plan(container: Host) -> int:
+def print_plan(host: Host) -> int:
     """Print the steps that this command line leads to, and what it comes to. Returns 0."""
     lines = []
-    for process, steps in stories(container).items():
+    for process, steps in stories(host).items():
         for step in steps:
-            lines += ([step] if isinstance(step, str) else
-                      [f"  {process:10} {step.__name__}", f"{'':13}{first_line(step)}"])
-    if os.path.isdir(container.rootfs):
-        container.find_user()
+            lines.append(step if isinstance(step, str) else
+                         f"  {process:10} {step.__name__:18} {first_line(step)}")
+    if os.path.isdir(host.rootfs):
+        host.find_user()
+    facts = {**vars(host), "capabilities": " ".join(kept_capabilities(host))}
     lines.append("WHAT IT COMES TO")
-    hidden = ("plan", "explain", "own_root", "cap_add", "cap_drop", "env", "description",
-              "terminal", "cgroups", "mounts", "kept")
-    facts = {**vars(container), "capabilities": " ".join(kept_capabilities(container))}
-    lines += [f"  {name:14} {facts[name]}" for name in sorted(facts) if name not in hidden]
-    print_all("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+    lines += [f"  {name:14} {facts[name]}" for name in PLANNED if name in facts]
+    print_lines(lines)
     return 0
+
+
+PLANNED = ("rootfs", "command", "environment", "hostname", "workdir", "uid", "gid", "groups", "maps",
+           "capabilities", "cgroup_parent", "pids_limit", "memory", "cpus", "volume", "network",
+           "read_only", "has_terminal", "init")
 
 
 def inspect(words: list[str]) -> int:
@@ -2462,21 +2443,20 @@ def inspect(words: list[str]) -> int:
     if len(words) > 1 or words and not is_number(words[0]):
         raise Usage("inspect takes one PID")
     pid = words[0] if words else last_container()
-    if not os.path.exists(f"/proc/{pid}/ns"):
+    if not mode_of(f"/proc/{pid}/ns"):
         raise Failure(f"there is no process {pid}")
     try:
         here, there = kernel_view("self"), kernel_view(pid)
     except OSError as error:  # EINVAL from mountinfo
         raise Failure(f"process {pid} has ended, or is ending: {error.strerror}") from None
     wide = max(map(len, here.values()))
-    lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
     same = [name for name, text in here.items() if there[name] == text]
-    for name, text in here.items():
-        if name not in same:
-            lines.append(f"{' ' if there[name] == '?' else '*'} {name:13} {text:{wide}} {there[name]}")
+    lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
+    for name in [name for name in here if name not in same]:
+        mark = " " if there[name] == "?" else "*"
+        lines.append(f"{mark} {name:13} {here[name]:{wide}} {there[name]}")
     lines += [f"  the same: {', '.join(same)}"] * bool(same)
-    lines += ["? is not yours to see: sudo"] * ("?" in there.values())
-    print_all("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+    print_lines(lines + ["? is not yours to see: sudo"] * ("?" in there.values()))
     return 0
 
 
@@ -2484,11 +2464,11 @@ def last_container() -> str:
     """PID 1 of the container that was started last, as the host sees it. Raises Failure."""
     found = []
     for pid in filter(is_number, os.listdir("/proc")):
-        ids = status_of(pid, "NSpid:", "PPid:")
-        if len(ids) == 2 and len(ids[1].split()) > 2 and ids[1].split()[-1] == "1":
-            parent = read(f"/proc/{ids[0].split()[1]}/cmdline")
+        words = " ".join(status_of(pid, "PPid:", "NSpid:")).split()
+        if len(words) > 4 and words[-1] == "1":
+            command = read(f"/proc/{words[1]}/cmdline").replace("-", "_")
             started = read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
-            if "go_container" in parent.replace("-", "_") and started:
+            if "go_container" in command and started:
                 found.append((int(started[19]), pid))
     if not found:
         raise Failure("no container runs here; inspect takes a PID, too")
@@ -2501,14 +2481,13 @@ def kernel_view(pid: str) -> dict[str, str]:
     What may not be looked at is "?". A limit is the lowest one from its cgroup to the top.
     """
     view = namespaces_of(pid)
-    status = dict(line.split(":", 1) for line in lines_of(f"/proc/{pid}/status") if ":" in line)
     for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
-        view[name] = " ".join(status.get(name, "?").split())
+        view[name] = " ".join(status_of(pid, f"{name}:")).partition(" ")[2] or "?"
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
-    view["root"] = root_mount(lines_of(f"/proc/{pid}/mountinfo"))
+    view["root"] = root_mount(pid)
     for controller, (version, top) in controllers().items():
-        if controller in ("pids", "memory"):
+        if controller in LIMITS:
             path = cgroup_of(pid, controller if version == 1 else "")
             file = next(iter((CgroupV2 if version == 2 else Cgroup).files[controller]))
             view[f"{controller} cgroup"], limits = path, []
@@ -2522,18 +2501,13 @@ def kernel_view(pid: str) -> dict[str, str]:
 
 def namespaces_of(pid: str) -> dict[str, str]:
     """The inode numbers of a process's namespaces, namespaces(7); "?" for who may not look."""
-    view = {}
-    for name in NAMESPACES:
-        try:
-            view[f"{name} ns"] = os.readlink(f"/proc/{pid}/ns/{name}").strip(f"{name}:[]")
-        except OSError:
-            view[f"{name} ns"] = "?"
-    return view
+    return {f"{name} ns": (quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?").strip(f"{name}:[]")
+            for name in NAMESPACES}
 
 
-def root_mount(lines: list[str]) -> str:
-    """Of a mountinfo what / is: which directory of which file system."""
-    roots = [line.split() for line in lines if line.split()[4] == "/"]
+def root_mount(pid: str) -> str:
+    """What / is for a process: which directory of which file system; proc(5), mountinfo."""
+    roots = [line.split() for line in lines_of(f"/proc/{pid}/mountinfo") if line.split()[4] == "/"]
     return f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
 
 
@@ -2545,7 +2519,7 @@ def status_of(pid: str | int, *names: str) -> list[str]:
 
 def tracer_of(pid: str) -> int:
     """The process that traces this one with ptrace(2), such as strace's; 0 if there is none."""
-    return int("".join(status_of(pid, "TracerPid:")).partition(" ")[2] or 0)
+    return int("".join(status_of(pid, "TracerPid:"))[10:] or 0)
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
@@ -2572,27 +2546,31 @@ def receive(socket: _socket.socket) -> tuple[bytes, list[int]]:
     return data, list(memoryview(rights).cast("i"))
 
 
+def take_signal(host: Host) -> None:
+    """Before the command begins, a signal that ends run ends the start; others are kept for it."""
+    number = read_signal(host.signals)
+    if number in TERMINATING and not host.executing:
+        raise Failure("", 128 + number)
+    host.kept.append(number)
+
+
 def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
 
-    A signal that ends run ends the start; others are kept for the command.
     Raises Failure: the other side's, or that it has died.
     """
     socket = host.socket.fileno()
     while True:
         happened = wait({host.signals: POLLIN, socket: POLLIN, host.middle_fd: POLLIN})
         if host.signals in happened and socket not in happened:  # what was said before comes first
-            number = read_signal(host.signals)
-            if number in TERMINATING and not host.executing:
-                raise Failure("", 128 + number)
-            host.kept.append(number)
+            take_signal(host)
             continue
         data, descriptors = receive(host.socket) if socket in happened else (b"", [])
         words = os.fsdecode(data).split(" ")
         if words[0] == "failed":
             raise Failure(" ".join(words[2:]), int(words[1]))
-        if words[0] in ("tell", "pause") and lesson:
-            lesson.print(" ".join(words[1:]), words[0] == "pause")
+        if words[0] in ("tell", "stage") and lesson:
+            lesson.print(words[0], " ".join(words[1:]))
             send(host.socket, "told")
         elif words[0] in kinds:
             return words, descriptors
@@ -2634,29 +2612,34 @@ def as_failure(error: Exception) -> Failure:
     return Failure(f"internal error: {error!r}")  # a defect of this file
 
 
+HINTS = {  # what the user can do about a function that was refused for a known reason
+    "unshare EPERM": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo",
+    "unshare ENOSPC": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces",
+    "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or tmpfs, "
+                            "or spell out --userns host-root",
+    "mount EPERM": "inside another container its /proc may be masked: start that one with "
+                   "--security-opt systempaths=unconfined",
+    "EMFILE": "is a limit of yours too low? see ulimit -n",
+    "EAGAIN": "is a limit of yours too low? see ulimit -u",
+    "ENOMEM": "is a limit of yours too low? see ulimit -v",
+    "EFBIG": "is a limit of yours too low? see ulimit -f",
+}
+SWITCHES = {  # that keep user namespaces from normal users
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1",
+    "/proc/sys/kernel/unprivileged_userns_clone": "0",
+}
+
+
 def words_of(error: OSError) -> str:
     """What failed, on which path, the kernel's reason, and what the user can do about it."""
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    reason = f"{where}{error.strerror}"
-    number, call = error.errno, (error.strerror or "").split(":")[0]
-    refused = number in (errno.EPERM, errno.EACCES)
-    for switch, bad in (("kernel/apparmor_restrict_unprivileged_userns", "1"),
-                        ("kernel/unprivileged_userns_clone", "0")):
-        if call == "unshare" and refused and read(f"/proc/sys/{switch}") == bad:
-            return (f"{reason}; normal users may not make user namespaces here: sudo, or change "
-                    f"/proc/sys/{switch}")
-    if call == "unshare" and (refused or number == errno.ENOSPC):
-        return f"{reason}; are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo"
-    if call == "mount_setattr" and number == errno.EINVAL:
-        return (f"{reason}; this file system has no idmapped mounts: use ext4, xfs, btrfs or tmpfs, "
-                "or spell out --userns host-root")
-    if call == "mount" and refused:
-        return (f"{reason}; inside another container its /proc may be masked: start that one with "
-                "--security-opt systempaths=unconfined")
-    limits = {errno.EMFILE: "n", errno.EAGAIN: "u", errno.ENOMEM: "v", errno.EFBIG: "f"}
-    if number in limits:
-        return f"{reason}; is a limit of yours too low? see ulimit -{limits[number]}"
-    return reason
+    name = errno.errorcode.get(error.errno or 0, "").replace("EACCES", "EPERM")
+    call = f"{(error.strerror or '').partition(':')[0]} {name}"
+    hint = HINTS.get(call) or HINTS.get(name, "")
+    for switch, forbidden in SWITCHES.items():
+        if call == "unshare EPERM" and read(switch) == forbidden:
+            hint = f"normal users may not make user namespaces: sudo, or change {switch}"
+    return f"{where}{error.strerror}" + f"; {hint}" * bool(hint)
 
 
 def printable(text: str) -> str:
@@ -2671,6 +2654,12 @@ def say(text: str, usage: str = "") -> None:
         os.write(2, f"{line}\n{usage}".encode(errors="backslashreplace"))
     except OSError:
         pass  # nobody listens; the exit code still says it
+
+
+def print_lines(lines: list[str]) -> None:
+    """Lines on standard output, without what a terminal would obey. Raises Failure."""
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    print_all(text.encode(errors="backslashreplace"))
 
 
 def print_all(data: bytes) -> None:
