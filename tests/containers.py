@@ -180,7 +180,8 @@ def read_limits(controller: str, name: str | Path) -> tuple[str, ...]:
 def cgroups(prefix: str) -> list[str]:
     """Every cgroup whose path begins like this, and those below."""
     places = {HIERARCHIES[name] for name in CONTROLLERS}
-    return sorted(str(found) for place in places for found in place.glob(f"{prefix}*/**/"))
+    tops = [top for place in places for top in place.glob(f"{prefix}*")]
+    return sorted(found for top in tops for found, _, _ in os.walk(top))  # one may go meanwhile
 
 
 # Of all cgroups of this session: others may be testing, too, and in a PID namespace all are 1.

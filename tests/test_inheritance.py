@@ -11,10 +11,11 @@ import os
 import re
 import subprocess
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from containers import PYTHON, SCRIPT, children, fine, wait_until
+from containers import PATIENCE, PYTHON, SCRIPT, children, fine, leaves, wait_until
 
 pytest_plugins = ["attempts"]
 
@@ -119,7 +120,11 @@ def test_no_process_of_ours_keeps_a_descriptor_of_the_callers(start, place, numb
     prefix = ["sh", "-c", f'exec {number}<{mine}; exec "$@"', "sh"]
 
     def kept(pid: int) -> list[str]:
-        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        found = []
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                found.append(os.readlink(entry))
+        return found
 
     with subprocess.Popen([*prefix, "sleep", "1"]) as control:
         assert wait_until(lambda: str(mine) in kept(control.pid), 0.9)
@@ -140,7 +145,7 @@ def is_blocking(pid: int, number: int) -> bool:
 def test_the_callers_streams_stay_blocking_on_pipes(root, parent, options, end):
     """EAGAIN would hit whoever goes on with them, a shell say."""
     pipes = [os.pipe() for _ in range(3)]
-    (stdin, typing), (_, stdout), (_, stderr) = pipes
+    (stdin, _), (_, stdout), (_, stderr) = pipes
     ours = (stdin, stdout, stderr)
     os.set_blocking(stdout, False)
     assert not is_blocking(os.getpid(), stdout)
@@ -148,17 +153,25 @@ def test_the_callers_streams_stay_blocking_on_pipes(root, parent, options, end):
     try:
         words = [PYTHON, SCRIPT, "run", "--rootfs", root, "--cgroup-parent", parent, *options]
         streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-        with subprocess.Popen([*words, "sh", "-c", "echo ready; read _"], **streams) as run:
-            assert b"ready" in os.read(pipes[1][0], 100)
-            run.kill() if end == "SIGKILL" else os.write(typing, b"\n")
+        script = "echo ready" if end == "an exit" else "echo ready; exec sleep 60"
+        run = subprocess.Popen([*words, "sh", "-c", script], **streams)
+        try:
+            said = os.read(pipes[1][0], 100)
+            assert b"ready" in said
+            if end == "SIGKILL":
+                run.kill()
+            run.wait(PATIENCE)
+        finally:
+            run.kill()
         assert all(is_blocking(os.getpid(), fd) for fd in ours)
+        assert wait_until(lambda: not leaves(parent))  # the guard has a moment to tidy up
     finally:
         for fd in [fd for pipe in pipes for fd in pipe]:
             os.close(fd)
 
 
 @pytest.mark.parametrize("end", ["an exit", "SIGKILL"])
-def test_the_callers_terminal_stays_blocking(terminal, end):
+def test_the_callers_terminal_stays_blocking(terminal, parent, end):
     shown = terminal("sh", "-c", "echo ready; read _")
     shown.expect(b"ready")
     numbers = [
@@ -167,7 +180,8 @@ def test_the_callers_terminal_stays_blocking(terminal, end):
     ]  # fmt: skip
     assert numbers and all(is_blocking(shown.shell, number) for number in numbers)
     shown.signal(9) if end == "SIGKILL" else shown.send(b"\r")
-    assert shown.wait() in (0, 137)
+    assert shown.wait() in (0, 137) and shown.is_gone()
+    assert wait_until(lambda: not leaves(parent))
     assert all(is_blocking(shown.shell, number) for number in numbers)
 
 

@@ -39,6 +39,11 @@ LIMITS = """
     test_limits.py::test_no_leaf_is_left_after[an exit]
     test_limits.py::test_no_leaf_is_left_after[processes that stay]
     test_limits.py::test_no_leaf_is_left_after[too much memory]
+    test_rows.py::test_swap_is_closed_for_one_container_and_for_all
+    test_rows.py::test_the_limit_that_was_hit_is_named[one's own processes]
+    test_rows.py::test_the_limit_that_was_hit_is_named[one's own memory]
+    test_rows.py::test_the_kernel_reads_the_memory_limit_back[40.5m]
+    test_rows.py::test_the_kernel_reads_the_share_of_processors_back[0.5]
 """
 LIFE = """
     test_endings.py::test_nothing_is_left_a_second_after[exit-terminal]
