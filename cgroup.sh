@@ -210,7 +210,8 @@ prepare() {  # prepare CONTROLLER
     if [ -k "$dir" ]; then
         sweep
     else
-        made="$made $1"  # before it is: there may be a signal in between
+        made="$made$dir
+"  # before it is: there may be a signal in between
         reason=$(mkdir -m 1755 "$dir" 2>&1) || fail "cannot make $dir: ${reason##*: }"
     fi
     case $1-v$version in
@@ -231,9 +232,8 @@ prepare() {  # prepare CONTROLLER
 }
 
 undo() {  # a cgroup with half of its limits is worse than none
-    trap '' HUP INT TERM
-    for controller in $made; do
-        locate "$controller"
+    trap '' HUP INT TERM  # Ctrl-C would end the rmdir, too
+    printf '%s' "$made" | while read -r dir; do
         if [ -k "$dir" ]; then rmdir "$dir" 2>/dev/null || :; fi
     done
 }
@@ -251,11 +251,12 @@ for controller in $controllers; do check $controller; done
 if [ $action = prepare ]; then
     made='' limits=''
     trap undo EXIT
-    trap 'undo; exit 1' HUP INT TERM  # a second signal may find EXIT's trap half done
+    trap 'undo; exit 1' HUP INT TERM  # since a second one ends the trap of EXIT
     # cpu without a limit, too, for --cpus of one container. It comes last: on v1, where it is
     # there, the others are ready.
     for controller in $controllers; do prepare $controller; done
     printf '%s' "$limits"
+    trap '' HUP INT TERM  # it is done
     made=''
     [ "$uid" = 0 ] && sudo='sudo ' || sudo=''
     [ "$name" = demo ] && parent='' || parent="--cgroup-parent $name "
