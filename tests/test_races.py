@@ -172,7 +172,7 @@ def test_no_container_loses_a_wall_to_who_swaps_its(fresh_root, parent, where, o
     weak = one_start(argv, tally, bool(options))
     assert not weak and tally["started"] == 1  # undisturbed, it has them all
     weak, deadline = [], time.monotonic() + SECONDS
-    with swapping(fresh_root / where, other, 0.002):
+    with swapping(fresh_root / where, other, 0.001):
         while time.monotonic() < deadline:
             weak += one_start(argv, tally, bool(options))[:1]
     assert not weak, f"{len(weak)} of {tally}: {sorted(set(weak))}"

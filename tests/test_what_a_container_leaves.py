@@ -25,6 +25,13 @@ SECRET = "a secret of the host's root\n"
 
 
 @pytest.fixture
+def own_root(root: Path, place: Path) -> Path:
+    """A root whose directories are a test's own; its files it only replaces."""
+    subprocess.run(["cp", "-al", root, place / "root"], check=True)
+    return place / "root"
+
+
+@pytest.fixture
 def secret(place: Path) -> Path:
     """A file that only the host's root may read."""
     path = place / "secret"
@@ -34,17 +41,17 @@ def secret(place: Path) -> Path:
 
 
 @pytest.fixture
-def kept(place: Path, fresh_root: Path, run: Callable[..., Result]) -> Callable[..., Path]:
+def kept(place: Path, own_root: Path, run: Callable[..., Result]) -> Callable[..., Path]:
     """`kept(script)`: run a script in a root, pull --force over it; the new root's .gitignore."""
 
     def kept(script: str) -> Path:
-        fine(run("/bin/sh", "-c", script, rootfs=fresh_root))
+        fine(run("/bin/sh", "-c", script, rootfs=own_root))
         (place / "mark").write_text("new\n")
         with tarfile.open(place / "new.tar", "w") as tar:
             tar.add(place / "mark", "etc/mark")
-        fine(go("pull", "--force", "--rootfs", fresh_root, place / "new.tar", timeout=10))
-        assert (fresh_root / "etc/mark").read_text() == "new\n"
-        return fresh_root / ".gitignore"
+        fine(go("pull", "--force", "--rootfs", own_root, place / "new.tar", timeout=10))
+        assert (own_root / "etc/mark").read_text() == "new\n"
+        return own_root / ".gitignore"
 
     return kept
 
@@ -69,11 +76,11 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("script", LINKS.values(), ids=LINKS)
-def test_a_link_that_is_kept_brings_no_file_of_the_host_s(kept, secret, fresh_root, script):
+def test_a_link_that_is_kept_brings_no_file_of_the_host_s(kept, secret, own_root, script):
     """The host's root can read what it leads to, and the new root shows it to everybody."""
     found = kept(script.format(secret=secret))
     assert not os.path.lexists(found)
-    whole = subprocess.run(["grep", "-rl", SECRET.strip(), fresh_root], capture_output=True)
+    whole = subprocess.run(["grep", "-rl", SECRET.strip(), own_root], capture_output=True)
     assert whole.stdout == b""
     assert secret.read_text() == SECRET and stat.S_IMODE(secret.stat().st_mode) == 0o600
 
@@ -97,10 +104,10 @@ BOTH = pytest.mark.parametrize("name", FILES)
 
 
 @pytest.fixture(params=["run", "spec", "--plan"])
-def with_user(request: pytest.FixtureRequest, fresh_root: Path, parent: str):
+def with_user(request: pytest.FixtureRequest, own_root: Path, parent: str):
     """`with_user(user)`: what each of those who look a user up says."""
     words = {"run": ["run"], "spec": ["spec"], "--plan": ["run", "--plan"]}[request.param]
-    words = [*words, "--rootfs", fresh_root, "--cgroup-parent", parent, "--user"]
+    words = [*words, "--rootfs", own_root, "--cgroup-parent", parent, "--user"]
 
     def with_user(user: str, *command: str) -> Result:
         return go(*words, user, *(command or ("/bin/sh", "-c", "id -u; id -g")), timeout=10)
@@ -136,43 +143,43 @@ def link(root: Path, name: str, target: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("up", ["", "../" * 30], ids=["absolute", "relative"])
-def test_users_are_not_looked_up_in_a_file_of_the_host_s(with_user, fresh_root, place, name, up):
+def test_users_are_not_looked_up_in_a_file_of_the_host_s(with_user, own_root, place, name, up):
     there = place / name
     there.write_text(FILES[name])
-    link(fresh_root, name, f"{up.rstrip('/')}{there}")
-    assert "4242" in (fresh_root / "etc" / name).read_text()  # the control: it leads there
+    link(own_root, name, f"{up.rstrip('/')}{there}")
+    assert "4242" in (own_root / "etc" / name).read_text()  # the control: it leads there
     assert refused(with_user.way, with_user(USERS[name]))
 
 
 @BOTH
 def test_users_are_not_looked_up_beyond_a_directory_of_the_host_s(
-    with_user, fresh_root, place, name
+    with_user, own_root, place, name
 ):
     for file, text in FILES.items():
         (place / file).write_text(text)
-    shutil.move(fresh_root / "etc", fresh_root / "other")
-    (fresh_root / "etc").symlink_to(place)
-    assert "4242" in (fresh_root / "etc" / name).read_text()
+    shutil.move(own_root / "etc", own_root / "other")
+    (own_root / "etc").symlink_to(place)
+    assert "4242" in (own_root / "etc" / name).read_text()
     result = with_user(USERS[name])
     assert result.returncode == 125 and b"4242" not in result.stdout, result
 
 
 @BOTH
 @pytest.mark.parametrize("target", ["/usr/users/{}", "../../../../usr/users/{}", "../usr/users/{}"])
-def test_a_link_inside_is_followed_inside(with_user, fresh_root, name, target):
+def test_a_link_inside_is_followed_inside(with_user, own_root, name, target):
     """…also an absolute one, which on the host would lead to nothing, or to the host's file."""
-    (fresh_root / "usr/users").mkdir()
-    (fresh_root / "usr/users" / name).write_text(FILES[name])
-    link(fresh_root, name, target.format(name))
+    (own_root / "usr/users").mkdir()
+    (own_root / "usr/users" / name).write_text(FILES[name])
+    link(own_root, name, target.format(name))
     found = numbers(with_user.way, with_user(USERS[name]))
     assert found[name == "group"] == 4242
 
 
 @BOTH
-def test_users_are_not_looked_up_by_way_of_a_process(with_user, fresh_root, place, name):
+def test_users_are_not_looked_up_by_way_of_a_process(with_user, own_root, place, name):
     (place / name).write_text(FILES[name])
-    link(fresh_root, name, f"/proc/self/root{place / name}")
-    assert "4242" in (fresh_root / "etc" / name).read_text()
+    link(own_root, name, f"/proc/self/root{place / name}")
+    assert "4242" in (own_root / "etc" / name).read_text()
     result = with_user(USERS[name])
     assert result.returncode == 125 and b"4242" not in result.stdout, result
 
@@ -191,8 +198,8 @@ UNREADABLE = {
 
 @BOTH
 @pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
-def test_what_is_no_file_has_no_users(with_user, fresh_root, name, make):
-    path = fresh_root / "etc" / name
+def test_what_is_no_file_has_no_users(with_user, own_root, name, make):
+    path = own_root / "etc" / name
     path.unlink()
     make(path)
     assert refused(with_user.way, with_user(USERS[name]))
@@ -201,8 +208,8 @@ def test_what_is_no_file_has_no_users(with_user, fresh_root, name, make):
 
 @BOTH
 @pytest.mark.parametrize("make", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_cannot_be_read_is_one_line_at_the_most(with_user, fresh_root, name, make):
-    path = fresh_root / "etc" / name
+def test_what_cannot_be_read_is_one_line_at_the_most(with_user, own_root, name, make):
+    path = own_root / "etc" / name
     path.unlink()
     make(path)
     for user in (USERS[name], "0"):
@@ -308,11 +315,11 @@ def test_what_a_killed_pull_left_is_removed_whatever_is_in_it(place, simple_tarb
 
 
 @pytest.mark.parametrize("script", TREES.values(), ids=TREES)
-def test_spec_copies_every_tree_or_says_in_one_line_why_not(place, root, script):
+def test_spec_copies_every_tree_or_says_in_one_line_why_not(place, script):
     """…and leaves nothing then."""
     with holding(place):
         own = place / "own"
-        shutil.copytree(root, own, symlinks=True)
+        (own / "bin").mkdir(parents=True)
         grow(script, own)
         result = go("spec", "--rootfs", own, "--bundle", place / "bundle", "--copy", "true")
         if result.returncode:
