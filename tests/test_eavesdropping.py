@@ -15,10 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import CGROUP_SH, wait_until
-from ptyhelper import Terminal, state
+from containers import CGROUP_SH, Terminal, state, wait_until
 
-pytest_plugins = ["attempts", "ptyhelper"]
 
 SECRETS = [b"first-secret", b"second-secret", b"third-secret"]
 

@@ -10,10 +10,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PYTHON, wait_until
-from ptyhelper import comm, state
-
-pytest_plugins = "ptyhelper"
+from containers import PYTHON, comm, state, wait_until
 
 # Docker's client forwards all but these three, and two cannot be caught by anybody.
 KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG}

@@ -11,12 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import CGROUP_SH, HIERARCHIES, fine
-from ptyhelper import leaves
+from containers import CGROUP_SH, HIERARCHIES, fine, leaves
 from test_endings import CROWD, ENDINGS, UNANSWERED
 from test_worlds import end_of, is_right, needs_uml, pytest_there, start_world
-
-pytest_plugins = "ptyhelper"
 
 USER = 54321
 

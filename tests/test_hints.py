@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import CGROUP_SH, PYTHON, SCRIPT, fine, in_throwaway_namespaces, one_line
+from containers import CGROUP_SH, PYTHON, SCRIPT, fine, in_throwaway_namespaces, one_line
 from test_worlds import in_world, needs_uml
 
 # --- A volume that takes no idmap -----------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import fine, one_line
+from containers import fine, one_line
 
 NAMES = {
     "by default": ([], "container"),

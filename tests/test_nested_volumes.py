@@ -8,7 +8,7 @@ import socket
 import stat
 
 import pytest
-from conftest import fine, one_line
+from containers import fine, one_line
 
 # --- Within each other ----------------------------------------------------------------------------
 

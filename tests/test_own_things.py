@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, Result, fine, go, one_line
+from containers import PYTHON, Result, fine, go, one_line
 
 pytest_plugins = ["attempts"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import (
+from containers import (
     PYTHON,
     SCRIPT,
     children,

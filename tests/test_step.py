@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-pytest_plugins = "ptyhelper"
-
 STOP = rb"\[Enter\]"
 READS = ["sh", "-c", "read x; echo got-$x; read x; echo got-$x"]
 
