@@ -174,6 +174,10 @@ LAYOUT = (  # new file systems: target, kind, options as in fstab(5)
     ("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
 )
 RESOLV_CONF = "/etc/resolv.conf"
+NAMES = {  # files in /etc that are the container's own, if the root has them
+    "hostname": "{}\n",
+    "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{}\n",
+}
 NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
 LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
          ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
@@ -222,7 +226,8 @@ CLOSED_CALLS = {
     "sys_tty_config": "vhangup",
     "syslog": "syslog",
 }
-NEW_CALLS = {  # numbers of what a libseccomp in use may not know yet
+NEW_CALLS = {  # numbers of what a libseccomp in use may not know yet; uprobe's is x86's
+    "uprobe": 336,
     "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "lsm_list_modules": 461,
     "open_tree_attr": 467, "file_getattr": 468, "file_setattr": 469,
 }
@@ -285,7 +290,9 @@ class Container:
                               f"only 0 to {last}")
         self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
                             "HOME": home}
-        self.environment.update(pair for pair in self.env if pair[1] != NOT_SET)
+        self.environment.update(self.env)
+        for name in [name for name, value in self.env if value == NOT_SET]:
+            self.environment.pop(name, None)
 
     def keeps(self, capability: str) -> bool:
         """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
@@ -343,6 +350,7 @@ class Inside(Container):
 
     def __init__(self) -> None:
         vars(self).update(DESCRIPTION)
+        self.names: dict[str, int] = {}  # detached mounts of NAMES
         os.set_inheritable(SOCKET, False)
         self.socket = _socket.socket(fileno=SOCKET)
 
@@ -384,6 +392,9 @@ def find_root(host: Host) -> None:
     for source, target, _ in host.volume:
         if not mode_of(source, follow=True):
             raise Failure(f"--volume {source}:{target}: {source} does not exist on the host")
+        if stat.S_ISLNK(mode_of(source)) and not all(map(is_trusted, (source, os.path.dirname(source)))):
+            raise Failure(f"--volume {source}:{target}: {source} is a link that somebody else can "
+                          "have made; name what it leads to")
     host.find_user()
     host.description = {name: value for name, value in vars(host).items()
                         if isinstance(value, (int, float, str, list, dict))}
@@ -429,9 +440,12 @@ def fork_middle(host: Host) -> None:
 
 
 def meet_pid_1(host: Host) -> None:
-    """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
-    words, (host.pid_1_fd,) = wait_for(host, "forked")
-    host.pid_1 = int(words[1])
+    """Learn who PID 1 is on the host, from the middle. pidfd_open(2).
+
+    A number is enough: the middle keeps a PID 1 that has ended until run is through.
+    """
+    host.pid_1 = int(wait_for(host, "forked")[1])
+    host.pid_1_fd = os.pidfd_open(host.pid_1)
 
 
 def make_leaf(host: Host) -> None:
@@ -444,8 +458,7 @@ def make_leaf(host: Host) -> None:
     for cgroup in host.cgroups:
         cgroup.make_leaf(host.leaf)
         for controller in cgroup.controllers:
-            if asked[controller]:
-                cgroup.limit(controller, asked[controller])
+            cgroup.limit(controller, asked[controller])
         cgroup.admit(host.pid_1)
 
 
@@ -484,7 +497,7 @@ def open_streams(_: Host) -> None:
     write to the outputs. Nobody else can reach an anonymous pipe: /proc/PID/fd needs the right
     to trace (proc(5)). Files, devices and sockets of the caller's keep their mode.
     """
-    for fd, right in ((0, 0o004), (1, 0o002), (2, 0o002)):
+    for fd, right in ((0, 0o044), (1, 0o022), (2, 0o022)):
         if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
             try:
                 os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | right)
@@ -543,13 +556,18 @@ def sweep_leaves(host: Host) -> None:
 
 
 def await_exec(host: Host) -> None:
-    """Wait for "exec", then for the socket's end: exec closes it, and PID 1 is the command."""
-    words = ["", ""]
+    """Wait for "exec", then for the socket's end: exec closes it, and PID 1 is the command.
+
+    pidfd_getfd(2): a terminal on its way in a message would count for an id that containers
+    share, and 20,000 of another one's could be in the way (unix(7), ETOOMANYREFS).
+    """
+    words = [""] * 3
     while words != [""]:
-        expected = [""] if words == ["exec"] else ["exec", "terminal"]
-        words, descriptors = wait_for(host, *expected)
-        if words == ["terminal"]:
-            host.terminal.open(*descriptors)
+        words = wait_for(host, *([""] if host.executing else ["exec", "terminal"]))
+        if words[0] == "terminal":
+            host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
+                                 for fd in words[1:]])
+            send(host.socket, "taken")
         elif words == ["exec"]:
             host.executing = True
             if lesson:
@@ -706,7 +724,7 @@ def hand_over_code(host: Host) -> None:
 
     Python has compiled it already; to do so again would take 10 ms.
     """
-    send(host.socket, f"forked {host.pid_1}", host.pid_1_fd)
+    send(host.socket, f"forked {host.pid_1}")
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
     names = {"__name__": "__main__", "__file__": __file__, "DESCRIPTION": host.description}
     try:
@@ -728,9 +746,8 @@ def guard(host: Host) -> None:
     finally:
         if host.lifeline in happened:
             forward(host, _signal.SIGKILL)
-    status = os.waitpid(host.pid_1, 0)[1]  # it ends when the whole namespace is empty
     os.read(host.lifeline, 1)  # end of file: run has reported what it wants to, or is dead
-    host.exit_code = exit_code(status)
+    host.exit_code = exit_code(os.waitpid(host.pid_1, 0)[1])
     tidy_up(host)
 
 
@@ -784,20 +801,19 @@ def join_session(_: Inside) -> None:
 def become_root(inside: Inside) -> None:
     """From here on uid 0 inside, and outside the id that stands for it.
 
-    setresuid(2). The real uid stays for a while: the terminal, on its way to run, then counts
-    for that one, and not for an id that containers share (unix(7), ETOOMANYREFS).
+    setresuid(2).
     """
-    change_user((-1, 0, -1), 0, [])
+    change_user(0, 0, [])
     if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
         os._exit(125)  # end of file: run died before the parent-death signal was set
 
 
-def change_user(users: tuple[int, int, int], group: int, groups: list[int]) -> None:
+def change_user(user: int, group: int, groups: list[int]) -> None:
     """All ids of this process; the last call clears the parent-death signal, so it is set again."""
     if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
         os.setgroups(groups)
     os.setresgid(group, group, group)
-    os.setresuid(*users)
+    os.setresuid(user, user, user)
     libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
 
 
@@ -844,6 +860,9 @@ def make_dev(inside: Inside) -> None:
         if target != "/dev":
             os.mkdir(target)
         mount_new(target, kind, options)
+    for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
+        write(f"/dev/{name}", text.format(inside.hostname))
+        inside.names[name] = clone_mount(f"/dev/{name}")
     for name, node in zip(NODES, nodes):
         os.mknod(f"/dev/{name}")
         attach(node, f"/dev/{name}")
@@ -883,7 +902,8 @@ def open_terminal(inside: Inside) -> None:
     master, slave = os.openpty()
     if caller := [fd for fd in (0, 1) if os.isatty(fd)]:
         termios.tcsetwinsize(slave, termios.tcgetwinsize(caller[0]))
-    send(inside.socket, "terminal", master, slave)
+    send(inside.socket, f"terminal {master} {slave}")
+    receive(inside.socket)  # run has taken them
     os.mknod("/dev/console")
     attach(clone_mount("/dev/pts/0"), "/dev/console")
     os.fchown(slave, inside.uid, -1)
@@ -916,6 +936,11 @@ def mount_volumes(inside: Inside) -> None:
 
     open_tree(2), move_mount(2).
     """
+    targets = [target for _, target, _ in inside.volume]
+    for name, fd in inside.names.items():
+        if f"/etc/{name}" not in targets and mode_of(f"/etc/{name}"):
+            attach_inside(fd, f"/etc/{name}", f"/etc/{name}")
+        os.unlink(f"/dev/{name}")
     for fd, (source, target, _) in zip(inside.mounts, inside.binds()):
         if target != RESOLV_CONF or os.path.lexists(target) or os.access("/etc", os.W_OK, effective_ids=True):
             attach_inside(fd, target, f"{source}:{target}")
@@ -944,7 +969,7 @@ def drop_privileges(inside: Inside) -> None:
         if not inside.capabilities >> number & 1:
             libc("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
     capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
-    change_user((uid, uid, uid), gid, inside.groups)
+    change_user(uid, gid, inside.groups)
     if os.getresuid() + os.getresgid() != (uid, uid, uid, gid, gid, gid):
         raise Failure(f"--user {inside.user}: the kernel has made it {os.getresuid()}")
     inside.capabilities *= uid == 0  # another user has lost all by now
@@ -1086,15 +1111,15 @@ exit code: the command's own; 128+N if signal N ended it; 127 if it was not foun
 126 if it cannot be run; 125 if there was no container, and one line says why
 """
 INSTEAD = {  # options of docker run that do not exist here, and what does
-    "d": "end the line with &", "detach": "end the line with &",
-    "entrypoint": "the first word after the options is what runs",
+    "detach": "end the line with &",
+    "entrypoint": "the first word after the options is the command",
     "mount": "-v SRC:DST shows a file or directory of the host",
-    "name": "ps shows a container by its command, and `inspect` the last one",
-    "p": "the network is the host's, and so are its ports",
+    "name": "--hostname names it inside, and `inspect` finds the last one",
     "privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
-    "publish": "the network is the host's, and so are its ports",
+    "publish": "with --network host its ports are the host's",
     "tmpfs": "/dev/shm is one",
 }
+DOCKERS = {"d": "detach", "p": "publish", "P": "publish", "net": "network"}
 
 
 def usage_of(command: str) -> str:
@@ -1137,9 +1162,11 @@ def parse(words: list[str], command: str) -> tuple[dict[str, Any], list[str]]:
         short = not word.startswith("--")
         if short:
             name, value = full.get(word[1], word[1]), word[2:]
-        name = "network" if name == "net" else name
+        name = DOCKERS.get(name, name)
+        if name in INSTEAD:
+            raise Failure(f"there is no {word}: {INSTEAD[name]}")
         if name not in options:
-            raise Usage(f"no option {word}" + f": {INSTEAD.get(name)}" * (name in INSTEAD))
+            raise Usage(f"no option {word}")
         switch = READERS[name][0] is a_switch or name == "explain"
         if short and switch and value[:1] not in ("", "="):
             words.insert(0, f"-{value}")  # -it is -i -t
@@ -1163,10 +1190,11 @@ def parse(words: list[str], command: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def a_size(text: str) -> int:
-    """Bytes, or with k, m, g or t; docker takes b, iB and fractions too."""
-    number = text.lower().removesuffix("b").removesuffix("i").rstrip(" ")
-    power = "kmgt".find(number[-1:] or "-") + 1
-    size = int(a_decimal(number[:-1].rstrip(" ") if power else number) * 1024**power)
+    """Bytes, or with k, m, g or t, as docker takes it: a blank before, B or iB behind."""
+    unit = text.lower().lstrip("0123456789.")
+    if unit.removeprefix(" ") not in UNITS:
+        raise ValueError("not a size such as 50m")
+    size = int(a_decimal(text[:len(text) - len(unit)]) * UNITS[unit.removeprefix(" ")])
     version = controllers().get("memory", (1, ""))[0]
     if 0 < size < MINIMUM_MEMORY[version]:
         raise ValueError(f"at least {MINIMUM_MEMORY[version] >> 20}m with cgroup v{version}")
@@ -1210,8 +1238,8 @@ def a_variable(text: str) -> tuple[str, str]:
 
 
 def a_path(text: str) -> str:
-    """An absolute path inside, with nothing in it that leads up."""
-    if not text.startswith("/") or ".." in text.split("/"):
+    """An absolute path inside."""
+    if not text.startswith("/"):
         raise ValueError("not an absolute path")
     return os.path.normpath(f"/{text.lstrip('/')}")
 
@@ -1289,19 +1317,24 @@ def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
     name, _, group = user.partition(":")
     users, groups = (entries(read_inside(root, f"etc/{file}")) for file in ("passwd", "group"))
     uid, gid, home, others = name, "0", "/", []
-    known = [each for each in users if len(each) > 5 and name in (each[0], each[2])]
+    known = [each for each in users if len(each) > 5 and is_called(each, name)]
     if known:
         name, _, uid, gid, _, home, *_ = known[0]
         others = [each[2] for each in groups if len(each) > 3 and name in each[3].split(",")]
     if group:
-        gid, others = group, []
-        for each in groups[::-1]:
-            gid = each[2] if group in (each[0], each[2]) else gid
+        gid, others = [*(each[2] for each in groups if is_called(each, group)), group][0], []
     for number in (uid, gid, *others):
         if not is_number(number) or len(number) > 10 or int(number) > LAST_ID:
             raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {LAST_ID} nor a "
                           "name in the root's /etc/passwd or /etc/group")
     return int(uid), int(gid), [int(each) for each in others], home or "/"
+
+
+def is_called(entry: list[str], word: str) -> bool:
+    """Whether an entry of passwd(5) or group(5) is meant by a name, or by a number."""
+    if is_number(word):
+        return is_number(entry[2]) and int(entry[2]) == int(word)
+    return entry[0] == word
 
 
 def entries(text: str) -> list[list[str]]:
@@ -1488,6 +1521,7 @@ def read_inside(root: str, path: str) -> str:
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
 
 CPU_PERIOD = 100000  # microseconds; the kernel's usual one
+OPTIONAL = ("memory.memsw.limit_in_bytes", "memory.swap.max", "memory.kmem.tcp.limit_in_bytes")
 LIMITS = {"pids": "--pids-limit", "memory": "--memory"}  # that can be hit
 
 
@@ -1527,12 +1561,15 @@ class Cgroup:
                               "caller, --cgroup-parent none does without limits") from None
 
     def limit(self, controller: str, value: int) -> None:
-        """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD."""
+        """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD.
+
+        Without a value, only TCP's buffers: version 1 counts them where a limit was written.
+        """
         for file, text in self.files[controller].items():
-            path = f"{self.leaf_path}/{file}"
+            path, always = f"{self.leaf_path}/{file}", file == "memory.kmem.tcp.limit_in_bytes"
             try:
-                if mode_of(path) or file in ("pids.max", "memory.max", "cpu.max"):
-                    write(path, text.format(value))
+                if (value or always) and (file not in OPTIONAL or mode_of(path)):
+                    write(path, text.format(value or -1))
             except OSError as error:
                 raise Failure(f"{path}: {text.format(value)}: {error.strerror}") from None
 
@@ -2025,7 +2062,7 @@ ALPINE_SHA256 = {
     "aarch64": "f55a90f69052c5bd6f92cb09a8f47065970830b194c917a006fb94028e721259",
 }
 GITIGNORE = "*\n!.gitignore"  # of an empty alpine-fs: git keeps no empty directory
-DOWNLOAD_LIMIT = 4 << 30  # bytes
+DOWNLOAD_LIMIT = 1 << 30  # bytes
 TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
 BUSYBOX_FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -2035,6 +2072,14 @@ BUSYBOX_FILES = {
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
     "hostname": "container\n",
 }
+
+
+def is_trusted(path: str) -> bool:
+    """Whether only root, or who called sudo, can have made a file, or can make others in it."""
+    status = os.lstat(path)
+    ours = status.st_uid in (0, os.geteuid(), int(os.environ.get("SUDO_UID", 0)))
+    writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
+    return ours and not writable
 
 
 def root_entries(path: str) -> list[str]:
@@ -2091,6 +2136,9 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
     catch_interrupts()
     folder, name = os.path.split(path)
     parent = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    if os.geteuid() == 0 and not is_trusted(f"/proc/self/fd/{parent}/."):
+        raise Failure(f"{path}: others can change what is in {folder}; fill a root in a directory "
+                      "that is yours, closed to others")
     beside, prefix = f"/proc/self/fd/{parent}", f".{name}.pull-"
     for orphan in os.listdir(beside):
         if orphan.startswith(prefix) and lock(orphan, parent) >= 0:
@@ -2179,7 +2227,7 @@ def download(url: str, root: str) -> BufferedReader:
     resource.setrlimit(resource.RLIMIT_FSIZE, (DOWNLOAD_LIMIT, DOWNLOAD_LIMIT))
     try:
         spawn("curl", "--progress-bar" if os.isatty(2) else "--silent", "--show-error", "--fail",
-              "--location", "--proto", "=http,https", "--max-redirs", "10",
+              "--location", "--proto", "=http,https", "--max-redirs", "10", "--max-filesize", str(DOWNLOAD_LIMIT),
               "--connect-timeout", "30", "--speed-time", "30",
               "--output", f"{root}.download", "--", url)
     except Failure as failure:
@@ -2396,7 +2444,7 @@ TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of t
     "dismiss_guard": tell_end,
     "unshare_namespaces": tell_namespaces,
     "keep_capabilities": lambda _: "keeps its capabilities over exec",
-    "spawn_pid_1": lambda host: f"starts this file as PID 1: {host.pid_1} on the host",
+    "spawn_pid_1": lambda host: f"forks PID 1: {host.pid_1} on the host",
     "join_cgroup": lambda _: "joins the cgroup, which looks like / from inside",
     "join_session": lambda _: f"a session of its own: {os.getsid(0)}",
     "become_root": lambda _: f"becomes uid {os.geteuid()} inside",
@@ -2554,7 +2602,7 @@ def take_signal(host: Host) -> None:
     host.kept.append(number)
 
 
-def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
+def wait_for(host: Host, *kinds: str) -> list[str]:
     """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
 
     Raises Failure: the other side's, or that it has died.
@@ -2562,18 +2610,17 @@ def wait_for(host: Host, *kinds: str) -> tuple[list[str], list[int]]:
     socket = host.socket.fileno()
     while True:
         happened = wait({host.signals: POLLIN, socket: POLLIN, host.middle_fd: POLLIN})
-        if host.signals in happened and socket not in happened:  # what was said before comes first
+        if host.signals in happened and socket not in happened:  # what was said first comes first
             take_signal(host)
             continue
-        data, descriptors = receive(host.socket) if socket in happened else (b"", [])
-        words = os.fsdecode(data).split(" ")
+        words = os.fsdecode(receive(host.socket)[0] if socket in happened else b"").split(" ")
         if words[0] == "failed":
             raise Failure(" ".join(words[2:]), int(words[1]))
         if words[0] in ("tell", "stage") and lesson:
             lesson.print(words[0], " ".join(words[1:]))
             send(host.socket, "told")
         elif words[0] in kinds:
-            return words, descriptors
+            return words
         else:
             raise Failure("the container ended before it could execute the command; was it killed?")
 
@@ -2914,7 +2961,7 @@ def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: in
 
 
 OPENAT2, KEYCTL = 437, 250 if os.uname().machine == "x86_64" else 219  # libc has no names for them
-KEYCTL_JOIN_SESSION_KEYRING = 1
+KEYCTL_JOIN_SESSION_KEYRING, PIDFD_GETFD = 1, 438
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 2, 4, 16
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
@@ -2948,6 +2995,8 @@ FORWARDED = _signal.valid_signals() - NOT_FORWARDED
 MINIMUM_MEMORY = {1: 6 << 20, 2: 16 << 20}  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 NOT_SET = "\0"  # no variable has it as its value
+UNITS = {f"{letter}{end}": 1024**power for power, letter in enumerate(["", *"kmgt"])
+         for end in ("", "b", "ib") if letter or end != "ib"}
 
 
 def command_of(words: list[str]) -> int:
