@@ -513,9 +513,9 @@ def compile_seccomp(host: Host) -> None:
     """
     try:
         library = _ctypes.dlopen("libseccomp.so.2", 0)
-    except OSError:
-        raise Failure("libseccomp.so.2 is missing: apt install libseccomp2, or spell out "
-                      "--security-opt seccomp=unconfined") from None
+    except OSError as error:  # without errno: the words are the dynamic loader's
+        raise Failure(f"{error}; apt install libseccomp2, or spell out --security-opt "
+                      "seccomp=unconfined; or is ulimit -n too low?") from None
     context = c_function("seccomp_init", library)(SCMP_ACT_ALLOW)
     # i386 and x32 reach the same kernel by other numbers, past these rules: refuse them.
     c_function("seccomp_attr_set", library)(context, SCMP_FLTATR_ACT_BADARCH, refuse(errno.ENOSYS))
@@ -2139,14 +2139,15 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
     if os.geteuid() == 0 and not is_trusted(f"/proc/self/fd/{parent}/."):
         raise Failure(f"{path}: others can change what is in {folder}; fill a root in a directory "
                       "that is yours, closed to others")
-    beside, prefix = f"/proc/self/fd/{parent}", f".{name}.pull-"
+    held = f"/proc/{os.getpid()}/fd"  # not self: tar and others use these paths, too
+    beside, prefix = f"{held}/{parent}", f".{name}.pull-"
     for orphan in os.listdir(beside):
         if orphan.startswith(prefix) and lock(orphan, parent) >= 0:
             spawn("rm", "-rf", "--", orphan, cwd=beside)
     temporary = f"{prefix}{os.urandom(4).hex()}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
     ours = lock(temporary, parent)
-    root = f"/proc/self/fd/{ours}/root"
+    root = f"{held}/{ours}/root"
     try:
         os.mkdir(root)
         fill(root)
@@ -2159,7 +2160,7 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
             write(f"{root}/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", ours, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        spawn("rm", "-rf", "--", "root", cwd=f"/proc/self/fd/{ours}")
+        spawn("rm", "-rf", "--", "root", cwd=f"{held}/{ours}")
         spawn("rm", "-rf", "--", temporary, cwd=beside)
 
 
@@ -2798,8 +2799,7 @@ def mode_of(path: str, follow: bool = False) -> int:
 
 def write(path: str, text: str) -> None:
     """Write a small file, the kernel's in one go."""
-    kernels = path.startswith(("/proc/", "/sys/"))
-    fd = os.open(path, os.O_WRONLY if kernels else os.O_WRONLY | os.O_CREAT, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         write_all(fd, os.fsencode(text))
     except OSError as error:
@@ -2841,6 +2841,8 @@ def spawn(*command: str, cwd: str | None = None) -> str:
                               preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
     except OSError as error:
         raise Failure(f"{command[0]}: {error.strerror}") from None
+    if done.returncode == -_signal.SIGXFSZ:
+        raise Failure(f"{command[0]}: {os.strerror(errno.EFBIG)}; see ulimit -f")
     if done.returncode:
         lines = [line for line in (done.stderr or "").split("\n")
                  if "tar: Removing leading" not in line]
