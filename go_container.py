@@ -28,8 +28,6 @@ One AF_UNIX socketpair carries the messages, and descriptors with them (SCM_RIGH
 Every receive checks for end of file: so each side learns that the other one has died.
 """
 
-from __future__ import annotations
-
 import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _socket, _ctypes
 
 _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
@@ -37,7 +35,8 @@ _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no tra
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # this folder: a module that somebody has put there would run as root
+    del sys.path[0]  # this folder: a module that somebody has put there would run as root.
+    # (So would a __future__.py: annotations are in quotes, and not imported from there.)
 
 import _ctypes
 import _socket
@@ -58,12 +57,12 @@ if TYPE_CHECKING:
     Step = Callable[[Any], None]
 
 CODE = sys._getframe().f_code  # this file, compiled: hand_over_code() sends it to child
-DESCRIPTION: dict[str, Any] = globals().get("DESCRIPTION", {})  # comes with it, in child
+DESCRIPTION: "dict[str, Any]" = globals().get("DESCRIPTION", {})  # comes with it, in child
 
 # ── The stories ──────────────────────────────────────────────────────────────────────────────
 
 
-def stories(it: Container) -> dict[str, list[Step | str]]:
+def stories(it: "Container") -> "dict[str, list[Step | str]]":
     """Each process and its steps, in order. `run`, --plan and the lesson read the same list.
 
     A string is the heading of a stage. Steps that this container does not need are left out.
@@ -71,8 +70,9 @@ def stories(it: Container) -> dict[str, list[Step | str]]:
     seccomp = not it.security_opt
     return {
         "host": [
+            close_inherited, hold_signals,
             "1 LOOK: nothing is made yet",
-            close_inherited, hold_signals, find_root, choose_terminal, find_cgroups,
+            find_root, choose_terminal, find_cgroups,
             "2 FORK",
             fork_middle, meet_pid_1,
             "3 THE HOST PREPARES, while Python starts in PID 1",
@@ -96,7 +96,7 @@ def stories(it: Container) -> dict[str, list[Step | str]]:
     }
 
 
-def run(words: list[str]) -> int:
+def run(words: "list[str]") -> int:
     """The host side: make a container, stay beside it, leave nothing behind.
 
     words: [OPTIONS] COMMAND [ARG...], as in docker-run(1). Returns the exit code.
@@ -115,14 +115,14 @@ def run(words: list[str]) -> int:
         tidy_up(host)
 
 
-def middle(host: Host) -> NoReturn:
+def middle(host: "Host") -> "NoReturn":
     """Between the sides: enter new namespaces, start their first process, stay as its guard."""
     begin_lesson("middle", host)
     perform_or_tell("middle", host)
     os._exit(host.exit_code)
 
 
-def child(words: list[str]) -> NoReturn:
+def child(words: "list[str]") -> "NoReturn":
     """The container side: PID 1 furnishes the container, then becomes the command.
 
     words: the same as run's, for ps to show. What run has made of them came with the code.
@@ -136,7 +136,7 @@ def child(words: list[str]) -> NoReturn:
     os._exit(125)  # exec_command does not return
 
 
-def perform(process: str, side: Host | Inside) -> None:
+def perform(process: str, side: "Host | Inside") -> None:
     """Take the steps of a story. Raises Failure, also for an OSError that a step let out."""
     for step in stories(side)[process]:
         if isinstance(step, str):
@@ -153,7 +153,7 @@ def perform(process: str, side: Host | Inside) -> None:
             raise Failure(f"{step.__name__}: {words_of(error)}") from None
 
 
-def perform_or_tell(process: str, side: Host | Inside) -> None:
+def perform_or_tell(process: str, side: "Host | Inside") -> None:
     """perform(), for the two processes whose failures run reports."""
     try:
         perform(process, side)
@@ -240,23 +240,23 @@ class Container:
     Its attributes are the options by their names (see OPTIONS), and these.
     """
 
-    command: list[str]
-    environment: dict[str, str]
+    command: "list[str]"
+    environment: "dict[str, str]"
     has_terminal: bool  # of its own
     rootfs: str
     own_root: bool  # the default one
     uid: int
     gid: int
-    groups: list[int]
-    maps: dict[str, list[list[int]]]  # "uid", "gid": first inside, first outside, how many
-    shares: dict[str, int]  # files in /proc/sys/user, and what to write there
+    groups: "list[int]"
+    maps: "dict[str, list[list[int]]]"  # "uid", "gid": first inside, first outside, how many
+    shares: "dict[str, int]"  # files in /proc/sys/user, and what to write there
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, option: str) -> Any:
+        def __getattr__(self, option: str) -> "Any":
             """The value of an option."""
 
-    def describe(self, words: list[str], command: str) -> None:
+    def describe(self, words: "list[str]", command: str) -> None:
         """Read the options of a command, and see what they come to here. Raises Failure, Usage."""
         options, self.command = parse(words, command)
         vars(self).update(options)
@@ -302,13 +302,13 @@ class Container:
             return True
         return capability in CAPABILITIES and "all" not in self.cap_drop
 
-    def layout(self) -> list[tuple[str, str, str]]:
+    def layout(self) -> "list[tuple[str, str, str]]":
         """LAYOUT as this container can have it: with a single id there is no group tty."""
         has_tty = self.maps["gid"][-1][2] > 5
         return [(target, kind, options if has_tty else options.removesuffix(",gid=5"))
                 for target, kind, options in LAYOUT]
 
-    def binds(self) -> list[tuple[str, str, bool]]:
+    def binds(self) -> "list[tuple[str, str, bool]]":
         """What of the host's is shown inside: source, target, read-only."""
         servers = (RESOLV_CONF, RESOLV_CONF, True)
         wanted = (self.network == "host" and mode_of(RESOLV_CONF, follow=True)
@@ -319,7 +319,7 @@ class Container:
 class Host(Container):
     """What run and the middle know while their container lives."""
 
-    socket: _socket.socket  # to the container side; in the middle: to run
+    socket: "_socket.socket"  # to the container side; in the middle: to run
     signals = -1  # signalfd with what was sent to run
     lifeline = alive = -1  # a pipe: the guard reads, and only run has the end to write to
     middle, middle_fd = 0, -1  # pid, until it is reaped; pidfd
@@ -330,7 +330,7 @@ class Host(Container):
     executing = False  # the command, as far as is known: signals are its own now
     exit_code = 125
 
-    def __init__(self, words: list[str], command: str = "run") -> None:
+    def __init__(self, words: "list[str]", command: str = "run") -> None:
         self.describe(words, command)
         self.description: dict[str, Any] = {}  # of the container, for child
         self.terminal = Terminal()
@@ -345,8 +345,8 @@ class Inside(Container):
     capabilities = 0  # that the command keeps, a bit each
     filter = b""  # the seccomp program
     last_capability = 0  # that this kernel knows; read before /proc is the container's
-    tasks: list[int]  # descriptors to join cgroups of version 1
-    mounts: list[int]  # detached: the root, then binds()
+    tasks: "list[int]"  # descriptors to join cgroups of version 1
+    mounts: "list[int]"  # detached: the root, then binds()
 
     def __init__(self) -> None:
         vars(self).update(DESCRIPTION)
@@ -358,7 +358,7 @@ class Inside(Container):
 # ── run's steps, on the host ─────────────────────────────────────────────────────────────────
 
 
-def close_inherited(_: Host) -> None:
+def close_inherited(_: "Host") -> None:
     """Close what the caller left open: the guard would keep it open while the container lives.
 
     0, 1 and 2 must exist: otherwise the next file that we open becomes the command's output.
@@ -369,7 +369,7 @@ def close_inherited(_: Host) -> None:
     os.close(fd)
 
 
-def hold_signals(host: Host) -> None:
+def hold_signals(host: "Host") -> None:
     """Signals become messages on a descriptor, so that none is lost and none stops us halfway.
 
     signalfd(2). What the caller ignores, as nohup does, stays ignored.
@@ -382,7 +382,7 @@ def hold_signals(host: Host) -> None:
     host.lifeline, host.alive = os.pipe()
 
 
-def find_root(host: Host) -> None:
+def find_root(host: "Host") -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
     if host.own_root and not (os.path.lexists(host.rootfs) and root_entries(host.rootfs)):
         capability_numbers()  # python-prctl is missing? better now than after a download
@@ -392,7 +392,8 @@ def find_root(host: Host) -> None:
     for source, target, _ in host.volume:
         if not mode_of(source, follow=True):
             raise Failure(f"--volume {source}:{target}: {source} does not exist on the host")
-        if stat.S_ISLNK(mode_of(source)) and not all(map(is_trusted, (source, os.path.dirname(source)))):
+        folder = os.path.dirname(source)
+        if stat.S_ISLNK(mode_of(source)) and not (is_trusted(source) and is_trusted(folder)):
             raise Failure(f"--volume {source}:{target}: {source} is a link that somebody else can "
                           "have made; name what it leads to")
     host.find_user()
@@ -400,7 +401,7 @@ def find_root(host: Host) -> None:
                         if isinstance(value, (int, float, str, list, dict))}
 
 
-def choose_terminal(host: Host) -> None:
+def choose_terminal(host: "Host") -> None:
     """A terminal of its own gives a shell job control and Ctrl-C, and keeps ours out of reach.
 
     pty(7), termios(3).
@@ -408,7 +409,7 @@ def choose_terminal(host: Host) -> None:
     host.terminal.choose(host)
 
 
-def find_cgroups(host: Host) -> None:
+def find_cgroups(host: "Host") -> None:
     """The cgroup that cgroup.sh prepared: what all containers in it may take together.
 
     cgroups(7). There is one in each hierarchy that has a controller which we need.
@@ -420,7 +421,7 @@ def find_cgroups(host: Host) -> None:
         raise Failure("--cgroup-parent none means no limits: leave out either it or them")
 
 
-def fork_middle(host: Host) -> None:
+def fork_middle(host: "Host") -> None:
     """A process in between: who unshares a PID namespace stays outside, its children enter.
 
     fork(2), pid_namespaces(7).
@@ -439,7 +440,7 @@ def fork_middle(host: Host) -> None:
     host.middle_fd = os.pidfd_open(host.middle)
 
 
-def meet_pid_1(host: Host) -> None:
+def meet_pid_1(host: "Host") -> None:
     """Learn who PID 1 is on the host, from the middle. pidfd_open(2).
 
     A number is enough: the middle keeps a PID 1 that has ended until run is through.
@@ -448,7 +449,7 @@ def meet_pid_1(host: Host) -> None:
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
 
-def make_leaf(host: Host) -> None:
+def make_leaf(host: "Host") -> None:
     """A cgroup of its own below the prepared one: the limits there hold, these only tighten.
 
     cgroups(7). Version 2 takes PID 1 in now, since the first write of another's pid waits
@@ -462,7 +463,7 @@ def make_leaf(host: Host) -> None:
         cgroup.admit(host.pid_1)
 
 
-def map_ids(host: Host) -> None:
+def map_ids(host: "Host") -> None:
     """Which ids outside the ids inside stand for: root in the container is nobody on the host.
 
     user_namespaces(7). Only root may write several ranges; for a normal user newuidmap(1)
@@ -480,7 +481,7 @@ def map_ids(host: Host) -> None:
         write(f"/proc/{host.middle}/{kind}_map", " ".join(numbers))
 
 
-def clone_mounts(host: Host) -> None:
+def clone_mounts(host: "Host") -> None:
     """The root and the volumes with ids shifted the same way: what is uid 0's on disk is root's.
 
     mount_setattr(2). An idmapped mount translates owners on the way; nothing is chowned. Only
@@ -490,7 +491,7 @@ def clone_mounts(host: Host) -> None:
     host.mounts = clone_for(host, idmap)
 
 
-def open_streams(_: Host) -> None:
+def open_streams(_: "Host") -> None:
     """Let users of the container open their pipes again by path, such as /dev/stdout.
 
     The kernel then looks at the pipe's mode, as for a file's: others may read the input and
@@ -505,7 +506,7 @@ def open_streams(_: Host) -> None:
                 pass  # a pipe of somebody else's stays as it is
 
 
-def compile_seccomp(host: Host) -> None:
+def compile_seccomp(host: "Host") -> None:
     """A program in the kernel that refuses system calls which a container does not need.
 
     seccomp(2). libseccomp knows the numbers and writes the BPF. It happens here because run
@@ -535,7 +536,7 @@ def compile_seccomp(host: Host) -> None:
         host.filter += block
 
 
-def say_go(host: Host) -> None:
+def say_go(host: "Host") -> None:
     """Hand over what only the host can open, as descriptors: mounts, and v1's `tasks` files.
 
     unix(7), SCM_RIGHTS.
@@ -546,7 +547,7 @@ def say_go(host: Host) -> None:
     send(host.socket, data, *host.mounts, *tasks)
 
 
-def sweep_leaves(host: Host) -> None:
+def sweep_leaves(host: "Host") -> None:
     """Remove leaves of runs that were killed together with their guard: nobody locks them."""
     for cgroup in host.cgroups[:1]:
         for name in os.listdir(cgroup.parent):
@@ -555,7 +556,7 @@ def sweep_leaves(host: Host) -> None:
                 os.close(orphan)
 
 
-def await_exec(host: Host) -> None:
+def await_exec(host: "Host") -> None:
     """Wait for "exec", then for the socket's end: exec closes it, and PID 1 is the command.
 
     pidfd_getfd(2): a terminal on its way in a message would count for an id that containers
@@ -575,7 +576,7 @@ def await_exec(host: Host) -> None:
     host.terminal.take()
 
 
-def supervise(host: Host) -> None:
+def supervise(host: "Host") -> None:
     """Forward signals, relay the terminal, and wait for the end of PID 1, and so of all inside.
 
     pidfd_open(2), pid_namespaces(7).
@@ -603,7 +604,7 @@ def supervise(host: Host) -> None:
     terminal.give_back()  # before anything is reported on it
 
 
-def pass_on(host: Host, number: int, deadline: float) -> float:
+def pass_on(host: "Host", number: int, deadline: float) -> float:
     """Pass a signal on. Returns when to kill PID 1: it may have no handler for the signal.
 
     signal(7): the kernel does not give PID 1 the default action of any signal.
@@ -625,7 +626,7 @@ def pass_on(host: Host, number: int, deadline: float) -> float:
     return time.monotonic() if deadline else time.monotonic() + host.stop_timeout
 
 
-def forward(host: Host, number: int) -> None:
+def forward(host: "Host", number: int) -> None:
     """Send a signal to PID 1, which may have ended already."""
     try:
         _signal.pidfd_send_signal(host.pid_1_fd, number)
@@ -633,7 +634,7 @@ def forward(host: Host, number: int) -> None:
         pass
 
 
-def report_limits(host: Host) -> None:
+def report_limits(host: "Host") -> None:
     """Say which limit was hit, if any, as the kernel counted it: exit code 137 does not tell."""
     try:
         for line in [line for cgroup in host.cgroups for line in cgroup.events()]:
@@ -642,7 +643,7 @@ def report_limits(host: Host) -> None:
         say(f"whether a limit was hit is not known: {error.strerror}")
 
 
-def dismiss_guard(host: Host) -> None:
+def dismiss_guard(host: "Host") -> None:
     """End of file on its lifeline tells the guard to end the container and to tidy up.
 
     So does our own death, at any moment: there is one way to end, and nothing to hand over.
@@ -654,7 +655,7 @@ def dismiss_guard(host: Host) -> None:
     host.terminal.check()
 
 
-def tidy_up(host: Host) -> None:
+def tidy_up(host: "Host") -> None:
     """The caller's terminal as it was, and no leaf. The guard does it, and run, if that died."""
     host.terminal.give_back()
     remove_leaves(host.cgroups, host.leaf)
@@ -663,7 +664,7 @@ def tidy_up(host: Host) -> None:
 # ── The middle's steps ───────────────────────────────────────────────────────────────────────
 
 
-def unshare_namespaces(host: Host) -> None:
+def unshare_namespaces(host: "Host") -> None:
     """New namespaces: own ids, processes, names and System V objects, none of the host's.
 
     namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
@@ -678,7 +679,7 @@ def unshare_namespaces(host: Host) -> None:
     libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
 
 
-def keep_capabilities(_: Host) -> None:
+def keep_capabilities(_: "Host") -> None:
     """Powers over the new namespaces are made ambient: else exec would take them from `child`.
 
     capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody
@@ -701,7 +702,7 @@ except BaseException as error:  # no traceback: run says it, if it is still ther
 """
 
 
-def spawn_pid_1(host: Host) -> None:
+def spawn_pid_1(host: "Host") -> None:
     """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
     pid_namespaces(7). posix_spawn(3) is fork and exec in one, without a copy of this Python's
@@ -719,7 +720,7 @@ def spawn_pid_1(host: Host) -> None:
     os.close(code)
 
 
-def hand_over_code(host: Host) -> None:
+def hand_over_code(host: "Host") -> None:
     """This file for `child`, with the description, while its interpreter starts.
 
     Python has compiled it already; to do so again would take 10 ms.
@@ -734,7 +735,7 @@ def hand_over_code(host: Host) -> None:
     os.close(host.code)
 
 
-def guard(host: Host) -> None:
+def guard(host: "Host") -> None:
     """When run dies, whatever killed it, everything inside dies. The guard has PID 1's exit code.
 
     pid_namespaces(7): when PID 1 ends, the kernel kills all others. pivot_root has taken the
@@ -754,7 +755,7 @@ def guard(host: Host) -> None:
 # ── child's steps, in the container ──────────────────────────────────────────────────────────
 
 
-def receive_go(inside: Inside) -> None:
+def receive_go(inside: "Inside") -> None:
     """Wait until run has prepared the host side, with all modules loaded that come from there.
 
     Later they could not be read (nobody may be shut out of the folder that holds this Python),
@@ -775,7 +776,7 @@ def receive_go(inside: Inside) -> None:
     inside.mounts, inside.tasks = descriptors[:mounts], descriptors[mounts:]
 
 
-def join_cgroup(inside: Inside) -> None:
+def join_cgroup(inside: "Inside") -> None:
     """In the cgroup before the command exists: not one instruction of it runs without limits.
 
     cgroups(7). Writing 0 means oneself, and costs 0.03 ms. The cgroup namespace then begins
@@ -787,7 +788,7 @@ def join_cgroup(inside: Inside) -> None:
     libc("unshare", CLONE_NEWCGROUP)
 
 
-def join_session(_: Inside) -> None:
+def join_session(_: "Inside") -> None:
     """A session and a session keyring of its own: no controlling terminal, no keys of the host's.
 
     setsid(2), keyctl(2), session-keyring(7). Before it becomes root inside, since the kernel
@@ -798,7 +799,7 @@ def join_session(_: Inside) -> None:
         libc("syscall", KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None, path="keyctl")
 
 
-def become_root(inside: Inside) -> None:
+def become_root(inside: "Inside") -> None:
     """From here on uid 0 inside, and outside the id that stands for it.
 
     setresuid(2).
@@ -808,7 +809,7 @@ def become_root(inside: Inside) -> None:
         os._exit(125)  # end of file: run died before the parent-death signal was set
 
 
-def change_user(user: int, group: int, groups: list[int]) -> None:
+def change_user(user: int, group: int, groups: "list[int]") -> None:
     """All ids of this process; the last call clears the parent-death signal, so it is set again."""
     if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
         os.setgroups(groups)
@@ -817,7 +818,7 @@ def change_user(user: int, group: int, groups: list[int]) -> None:
     libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
 
 
-def set_hostname(inside: Inside) -> None:
+def set_hostname(inside: "Inside") -> None:
     """A UTS namespace holds nothing but names: the host keeps its own.
 
     sethostname(2), uts_namespaces(7).
@@ -825,7 +826,7 @@ def set_hostname(inside: Inside) -> None:
     _socket.sethostname(inside.hostname)
 
 
-def start_loopback(_: Inside) -> None:
+def start_loopback(_: "Inside") -> None:
     """An empty network namespace has one interface, lo, and it is down.
 
     network_namespaces(7), netdevice(7): struct ifreq.
@@ -837,7 +838,7 @@ def start_loopback(_: Inside) -> None:
     fcntl.ioctl(inet.fileno(), SIOCSIFFLAGS, up)
 
 
-def leave_host_mounts(inside: Inside) -> None:
+def leave_host_mounts(inside: "Inside") -> None:
     """The mount table becomes private: what is mounted from here on does not show on the host.
 
     mount_namespaces(7): systemd shares the host's mounts. Read-only they become, too: /proc/1/exe
@@ -848,7 +849,7 @@ def leave_host_mounts(inside: Inside) -> None:
     mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
 
 
-def make_dev(inside: Inside) -> None:
+def make_dev(inside: "Inside") -> None:
     """The few devices that every program expects, shown from the host; its disks are not there.
 
     null(4), random(4), pts(4), tmpfs(5). It is made before there is a path into the root, and
@@ -861,8 +862,13 @@ def make_dev(inside: Inside) -> None:
             os.mkdir(target)
         mount_new(target, kind, options)
     for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
-        write(f"/dev/{name}", text.format(inside.hostname))
-        inside.names[name] = clone_mount(f"/dev/{name}")
+        os.mknod(f"/dev/{name}", 0o644)
+        try:
+            write(f"/dev/{name}", text.format(inside.hostname))
+            inside.names[name] = clone_mount(f"/dev/{name}")
+        except OSError as error:
+            if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
+                raise
     for name, node in zip(NODES, nodes):
         os.mknod(f"/dev/{name}")
         attach(node, f"/dev/{name}")
@@ -870,7 +876,7 @@ def make_dev(inside: Inside) -> None:
         os.symlink(target, f"/dev/{name}")
 
 
-def make_proc(inside: Inside) -> None:
+def make_proc(inside: "Inside") -> None:
     """/proc of the new PID namespace: ps sees the container only. Parts of it are the host's still.
 
     proc(5). What tells about the host is masked, what changes it is made read-only, and no
@@ -892,7 +898,7 @@ def make_proc(inside: Inside) -> None:
             attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
 
 
-def open_terminal(inside: Inside) -> None:
+def open_terminal(inside: "Inside") -> None:
     """A terminal of the container's own, controlled by PID 1; run relays it to the caller's.
 
     pty(7), login_tty(3). With the caller's own, what runs inside could type into it (TIOCSTI).
@@ -910,7 +916,7 @@ def open_terminal(inside: Inside) -> None:
     os.fchmod(slave, 0o622)  # every user inside can write to /dev/stdout
 
 
-def enter_root(inside: Inside) -> None:
+def enter_root(inside: "Inside") -> None:
     """The root becomes /, and the host's file systems are gone: there is no way left to name them.
 
     pivot_root(2), chroot(2). The old root is stacked on the new one, to be taken off. chroot
@@ -931,22 +937,23 @@ def enter_root(inside: Inside) -> None:
         attach_inside(fd, path, path)
 
 
-def mount_volumes(inside: Inside) -> None:
+def mount_volumes(inside: "Inside") -> None:
     """The caller's directories, and the host's name servers, where the container looks for them.
 
     open_tree(2), move_mount(2).
     """
     targets = [target for _, target, _ in inside.volume]
-    for name, fd in inside.names.items():
-        if f"/etc/{name}" not in targets and mode_of(f"/etc/{name}"):
-            attach_inside(fd, f"/etc/{name}", f"/etc/{name}")
+    for name in NAMES:
+        if name in inside.names and f"/etc/{name}" not in targets and mode_of(f"/etc/{name}"):
+            attach_inside(inside.names[name], f"/etc/{name}", f"/etc/{name}")
         os.unlink(f"/dev/{name}")
     for fd, (source, target, _) in zip(inside.mounts, inside.binds()):
-        if target != RESOLV_CONF or os.path.lexists(target) or os.access("/etc", os.W_OK, effective_ids=True):
+        if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
+                                                                 effective_ids=True):
             attach_inside(fd, target, f"{source}:{target}")
 
 
-def enter_workdir(inside: Inside) -> None:
+def enter_workdir(inside: "Inside") -> None:
     """Where the command starts; made if it is missing, as docker does. chdir(2), mount_setattr(2).
 
     --read-only comes after it: it holds for the root alone, not for volumes, /dev and /proc.
@@ -958,7 +965,7 @@ def enter_workdir(inside: Inside) -> None:
         mount_setattr(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)
 
 
-def drop_privileges(inside: Inside) -> None:
+def drop_privileges(inside: "Inside") -> None:
     """Root without its most dangerous powers, and no way for a program to regain them.
 
     capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
@@ -978,7 +985,7 @@ def drop_privileges(inside: Inside) -> None:
     libc("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody inside looks into this interpreter
 
 
-def reset_process(inside: Inside) -> None:
+def reset_process(inside: "Inside") -> None:
     """A container inherits nothing that it was not given: not even a mask or an ignored signal.
 
     personality(2), sigprocmask(2). Python itself ignores SIGPIPE, which would make
@@ -991,7 +998,7 @@ def reset_process(inside: Inside) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def load_seccomp(inside: Inside) -> None:
+def load_seccomp(inside: "Inside") -> None:
     """Load the filter that run compiled: from now on the kernel refuses what it names.
 
     seccomp(2), SECCOMP_MODE_FILTER.
@@ -1000,7 +1007,7 @@ def load_seccomp(inside: Inside) -> None:
     libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(program), 0, 0)
 
 
-def start_init(inside: Inside) -> None:
+def start_init(inside: "Inside") -> None:
     """--init: PID 1 stays as a reaper, and the command becomes an ordinary process, its child.
 
     wait(2), sigwaitinfo(2).
@@ -1029,7 +1036,7 @@ def start_init(inside: Inside) -> None:
                 os._exit(ended.si_status + 128 * (ended.si_code != os.CLD_EXITED))
 
 
-def exec_command(inside: Inside) -> None:
+def exec_command(inside: "Inside") -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
     environment, name = inside.environment, inside.command[0]
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
@@ -1046,7 +1053,7 @@ def exec_command(inside: Inside) -> None:
     raise Failure(f"{name or repr(name)}: {failure}", failure.code)
 
 
-def why_not(path: str, error: OSError) -> Failure:
+def why_not(path: str, error: "OSError") -> "Failure":
     """Why a command was not executed: 127 if something is missing, 126 if it cannot be run."""
     code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
     if error.errno == errno.ENOENT and os.path.exists(path):
@@ -1140,7 +1147,7 @@ def help_for(command: str) -> str:
     return text + (HELP_END if command else f"{HELP_END}all options: run --help; pull, spec\n")
 
 
-def parse(words: list[str], command: str) -> tuple[dict[str, Any], list[str]]:
+def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]":
     """Read options up to the first word that is none, as pflag(Go) does for docker.
 
     --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
@@ -1229,7 +1236,7 @@ def a_name(text: str) -> str:
     return text
 
 
-def a_variable(text: str) -> tuple[str, str]:
+def a_variable(text: str) -> "tuple[str, str]":
     """K=V, or K with its value here."""
     name, equals, value = text.partition("=")
     if not name:
@@ -1244,7 +1251,7 @@ def a_path(text: str) -> str:
     return os.path.normpath(f"/{text.lstrip('/')}")
 
 
-def a_volume(text: str) -> tuple[str, str, bool]:
+def a_volume(text: str) -> "tuple[str, str, bool]":
     """SRC:DST[:ro|rw] as source, target, read-only."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
@@ -1267,7 +1274,7 @@ def a_switch(text: str) -> bool:
     return one_of("true", "false")(text) == "true"
 
 
-def one_of(*words: str) -> Callable[[str], str]:
+def one_of(*words: str) -> "Callable[[str], str]":
     """A reader that takes these words only."""
     def choose(text: str) -> str:
         """One of them, as it is."""
@@ -1283,7 +1290,7 @@ def a_capability(text: str) -> str:
     return text.lower().removeprefix("cap_")
 
 
-READERS: dict[str, tuple[Callable[[str], Any], Any]] = {
+READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # What reads the value, and what it is without. A list: the option may come several times.
     "env": (a_variable, []), "hostname": (a_name, "container"), "interactive": (a_switch, False),
     "network": (one_of("host", "none"), "host"), "read-only": (a_switch, False),
@@ -1309,7 +1316,7 @@ def root_path(rootfs: str) -> str:
 # ── Users, ids, capabilities ─────────────────────────────────────────────────────────────────
 
 
-def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
+def look_up_user(user: str, root: str) -> "tuple[int, int, list[int], str]":
     """--user as numbers: user, group, supplementary groups, and the home directory.
 
     user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. Raises Failure.
@@ -1330,14 +1337,14 @@ def look_up_user(user: str, root: str) -> tuple[int, int, list[int], str]:
     return int(uid), int(gid), [int(each) for each in others], home or "/"
 
 
-def is_called(entry: list[str], word: str) -> bool:
+def is_called(entry: "list[str]", word: str) -> bool:
     """Whether an entry of passwd(5) or group(5) is meant by a name, or by a number."""
     if is_number(word):
         return is_number(entry[2]) and int(entry[2]) == int(word)
     return entry[0] == word
 
 
-def entries(text: str) -> list[list[str]]:
+def entries(text: str) -> "list[list[str]]":
     """The lines of passwd(5), group(5) or subuid(5) that have three fields or more, split."""
     return [line.split(":") for line in text.split("\n") if line.count(":") > 1]
 
@@ -1347,7 +1354,7 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def id_maps(userns: str) -> dict[str, list[list[int]]]:
+def id_maps(userns: str) -> "dict[str, list[list[int]]]":
     """For "uid" and "gid" the ranges of ids: the first inside, the first outside, how many.
 
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
@@ -1379,7 +1386,7 @@ def subordinate_ids(kind: str) -> int:
     return found[0] if found else 0
 
 
-def id_ranges(path: str) -> list[tuple[str, int, int]]:
+def id_ranges(path: str) -> "list[tuple[str, int, int]]":
     """The lines of subuid(5): owner, first id, how many."""
     return [(line[0], int(line[1]), int(line[2])) for line in entries(read(path))
             if is_number(line[1]) and is_number(line[2])]
@@ -1396,7 +1403,7 @@ def unused_ids() -> int:
     raise Failure("no 65536 ids are free outside: give root a range in /etc/subuid and subgid")
 
 
-def capability_numbers() -> dict[str, int]:
+def capability_numbers() -> "dict[str, int]":
     """The numbers of all capabilities, by name. Raises Failure without python-prctl."""
     try:
         import prctl
@@ -1408,7 +1415,7 @@ def capability_numbers() -> dict[str, int]:
     return numbers
 
 
-def kept_capabilities(container: Container) -> dict[str, int]:
+def kept_capabilities(container: "Container") -> "dict[str, int]":
     """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
     numbers = capability_numbers()
     for name in container.cap_add + container.cap_drop:
@@ -1437,7 +1444,7 @@ def clone_mount(path: str, attributes: int = 0, idmap: int = -1, flags: int = 0)
     return fd
 
 
-def clone_for(container: Container, idmap: int, flags: int = 0) -> list[int]:
+def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]":
     """The mounts of the root and of binds(), without devices, as clone_mount().
 
     A user namespace's own rights are not enough to look under a mount of the host's: with no
@@ -1541,7 +1548,7 @@ class Cgroup:
     }
     peaks = {"pids": "pids.peak", "memory": "memory.max_usage_in_bytes"}
 
-    def __init__(self, path: str, controllers: list[str]) -> None:
+    def __init__(self, path: str, controllers: "list[str]") -> None:
         self.path, self.controllers = path, controllers
         self.parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
@@ -1576,7 +1583,7 @@ class Cgroup:
     def admit(self, pid: int) -> None:
         """Take PID 1 in. In version 1 it joins by itself, see open_tasks()."""
 
-    def open_tasks(self) -> list[int]:
+    def open_tasks(self) -> "list[int]":
         """Descriptors: who writes 0 to them joins, in version 1."""
         return [os.open(f"{self.leaf_path}/tasks", os.O_WRONLY)]
 
@@ -1598,14 +1605,14 @@ class Cgroup:
         """The most that the leaf has had at once."""
         return self.number(self.peaks[controller])
 
-    def hits(self, controller: str) -> tuple[int, bool]:
+    def hits(self, controller: str) -> "tuple[int, bool]":
         """How often a limit has cost this container a process, and whether it was the leaf's."""
         if controller == "memory":
             return (self.count("memory.oom_control", "oom_kill"),
                     self.peak("memory") >= self.max("memory"))
         return self.count("pids.events", "max"), self.max("pids") < self.max("pids", self.parent)
 
-    def events(self) -> Iterator[str]:
+    def events(self) -> "Iterator[str]":
         """A line for each limit that this container has hit, and whose limit that is."""
         for controller in [name for name in LIMITS if name in self.controllers]:
             hits, own = self.hits(controller)
@@ -1640,11 +1647,11 @@ class CgroupV2(Cgroup):
         """Take PID 1 in, while its interpreter starts."""
         write(f"{self.leaf_path}/cgroup.procs", str(pid))
 
-    def open_tasks(self) -> list[int]:
+    def open_tasks(self) -> "list[int]":
         """None: PID 1 is in already."""
         return []
 
-    def hits(self, controller: str) -> tuple[int, bool]:
+    def hits(self, controller: str) -> "tuple[int, bool]":
         """As in version 1. Since Linux 6.11 a refused fork is counted where the limit is.
 
         Above the leaf it may then have been another container's: this one is named only if it
@@ -1659,7 +1666,7 @@ class CgroupV2(Cgroup):
         return hits, own
 
 
-def open_cgroups(name: str, cpu: bool) -> list[Cgroup]:
+def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
     """The prepared cgroup of that name, once for each hierarchy that has controllers of ours.
 
     cpu: whether there has to be one for processors. Where the cgroup is missing, cgroup.sh is
@@ -1694,7 +1701,7 @@ def is_prepared(version: int, top: str, name: str, controller: str) -> bool:
     return controller in handed_down or controller not in read(f"{top}/cgroup.controllers").split()
 
 
-def controllers() -> dict[str, tuple[int, str]]:
+def controllers() -> "dict[str, tuple[int, str]]":
     """Which version has a controller, and where it is mounted, from /proc/self/mountinfo."""
     found = {}
     for line in read("/proc/self/mountinfo").split("\n"):
@@ -1721,7 +1728,7 @@ def cgroup_script() -> str:
     return beside if os.path.exists(beside) else f"{sys.prefix}/share/go-container/cgroup.sh"
 
 
-def remove_leaves(cgroups: list[Cgroup], name: str, patience: float = 1.0) -> None:
+def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> None:
     """Remove a leaf from every hierarchy; the one that is locked last, so that none is forgotten.
 
     A process that has just ended may still be counted: patience, in seconds, is for that.
@@ -1763,11 +1770,11 @@ class Terminal:
     done = -1  # a pipe: its end tells that the thread has shown everything, or cannot
     typed = b""  # on the way to the container
     keyboard = False  # the caller's is ours to read
-    trouble: OSError | None = None  # from writing to standard output
-    original: list[Any] = []  # attributes of the caller's terminal
-    raw: list[Any] = []  # the same, with every key handed to the container
+    trouble: "OSError | None" = None  # from writing to standard output
+    original: "list[Any]" = []  # attributes of the caller's terminal
+    raw: "list[Any]" = []  # the same, with every key handed to the container
 
-    def choose(self, host: Host) -> None:
+    def choose(self, host: "Host") -> None:
         """See what standard input is. Raises Failure for -i -t without a terminal."""
         if not os.isatty(0):
             if host.tty and host.interactive:
@@ -1836,7 +1843,7 @@ class Terminal:
         if self.original:
             self.set(self.raw, self.original)
 
-    def set(self, old: list[Any], new: list[Any]) -> None:
+    def set(self, old: "list[Any]", new: "list[Any]") -> None:
         """Change the attributes of the caller's terminal, if they are the old ones.
 
         At once: the terminal may be stopped (Ctrl-S). If it was hung up, nothing is to be done.
@@ -1849,14 +1856,14 @@ class Terminal:
         except termios.error:
             pass
 
-    def wanted(self) -> dict[int, int]:
+    def wanted(self) -> "dict[int, int]":
         """What to poll for. Keys wait where they are until the container has taken the last."""
         if not self.is_open:
             return {}
         keys = {self.master: POLLOUT} if self.typed else {0: POLLIN} if self.keyboard else {}
         return {self.done: 0, **keys}
 
-    def relay(self, happened: dict[int, int]) -> bool:
+    def relay(self, happened: "dict[int, int]") -> bool:
         """Move keys to the container. Returns False when the terminal ended before PID 1."""
         ended = self.done in happened
         if not self.is_open:
@@ -1899,7 +1906,7 @@ class Terminal:
 # ── seccomp's rules ──────────────────────────────────────────────────────────────────────────
 
 
-def seccomp_rules(container: Container) -> Iterator[tuple[int, str, int, int, int]]:
+def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int, int]]":
     """What is refused: action, system call, and for some an argument's number, mask and value.
 
     The kernel looks at 32 bits of these arguments, and so do the masks: a set bit above must
@@ -1935,7 +1942,7 @@ def refuse(number: int) -> int:
 # ── spec: the same container for other engines ───────────────────────────────────────────────
 
 
-def spec(words: list[str]) -> int:
+def spec(words: "list[str]") -> int:
     """Print the config.json of the container that run would start; --bundle makes its directory.
 
     OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0.
@@ -1962,7 +1969,7 @@ def spec(words: list[str]) -> int:
     return 0
 
 
-def make_bundle(host: Host, config: bytes) -> None:
+def make_bundle(host: "Host", config: bytes) -> None:
     """A directory with config.json and perhaps a copy of the root, or nothing at all."""
     catch_interrupts()
     os.makedirs(host.bundle)
@@ -1976,7 +1983,7 @@ def make_bundle(host: Host, config: bytes) -> None:
         raise
 
 
-def copy_root(host: Host, target: str) -> None:
+def copy_root(host: "Host", target: str) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap.
 
     tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
@@ -2000,7 +2007,7 @@ OCI = """{"ociVersion": "1.0.2",
 "linux": {"resources": {}}}"""
 
 
-def oci_config(host: Host) -> dict[str, Any]:
+def oci_config(host: "Host") -> "dict[str, Any]":
     """The document."""
     import json
 
@@ -2042,7 +2049,7 @@ def oci_config(host: Host) -> dict[str, Any]:
     return config
 
 
-def oci_seccomp(host: Host) -> dict[str, Any]:
+def oci_seccomp(host: "Host") -> "dict[str, Any]":
     """The same rules as compile_seccomp()'s. (runc itself closes calls that nobody knows yet.)"""
     rules = []
     for action, name, argument, mask, value in seccomp_rules(host):
@@ -2056,7 +2063,8 @@ def oci_seccomp(host: Host) -> dict[str, Any]:
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
 
-ALPINE = "https://dl-cdn.alpinelinux.org/alpine/v3.24/releases/{0}/alpine-minirootfs-3.24.1-{0}.tar.gz"
+ALPINE = ("https://dl-cdn.alpinelinux.org/alpine/v3.24/releases/{0}/"
+          "alpine-minirootfs-3.24.1-{0}.tar.gz")
 ALPINE_SHA256 = {
     "x86_64": "41f73e3cf5fa919b8aa5ca6b30dc48f0da2720776d7423e2a7748211456fe081",
     "aarch64": "f55a90f69052c5bd6f92cb09a8f47065970830b194c917a006fb94028e721259",
@@ -2082,7 +2090,7 @@ def is_trusted(path: str) -> bool:
     return ours and not writable
 
 
-def root_entries(path: str) -> list[str]:
+def root_entries(path: str) -> "list[str]":
     """What is in a root, but for the file that keeps an empty alpine-fs in git. Raises Failure."""
     try:
         return [name for name in os.listdir(path) if name != ".gitignore"]
@@ -2091,7 +2099,7 @@ def root_entries(path: str) -> list[str]:
         raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
 
 
-def pull(words: list[str]) -> int:
+def pull(words: "list[str]") -> int:
     """Fill the root: from Alpine's site, a FILE, a URL, or the host's busybox. Returns 0.
 
     words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
@@ -2126,7 +2134,7 @@ def pull_or_busybox(path: str) -> None:
         replace_root(path, fill_from_busybox)
 
 
-def replace_root(path: str, fill: Callable[[str], None]) -> None:
+def replace_root(path: str, fill: "Callable[[str], None]") -> None:
     """Fill a temporary directory beside path, and let the two change places at the end.
 
     Whatever interrupts it before leaves path as it was (renameat2(2), RENAME_EXCHANGE). What a
@@ -2151,7 +2159,7 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
     try:
         os.mkdir(root)
         fill(root)
-        check_root(root_entries(root))
+        check_root(root)
         os.chmod(root, 0o755)
         if not mode_of(f"{beside}/{name}"):
             os.mkdir(name, dir_fd=parent)
@@ -2164,19 +2172,21 @@ def replace_root(path: str, fill: Callable[[str], None]) -> None:
         spawn("rm", "-rf", "--", temporary, cwd=beside)
 
 
-def check_root(names: list[str]) -> None:
+def check_root(root: str) -> None:
     """Raise Failure for what is not a root, but something that a root can be made of."""
+    names = root_entries(root)
     if not names:
         raise Failure("there is nothing in it")
     if "oci-layout" in names or "manifest.json" in names and "etc" not in names:
         raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
                       "root of it, and so do `skopeo copy` and `umoci unpack`")
-    if len(names) == 1 and names[0] not in ("bin", "sbin", "usr"):
-        raise Failure(f"all of it is below one name, {names[0]}: is that the root? pack what is "
-                      f"in it, with tar -C {names[0]}")
+    below = set(quietly(os.listdir, f"{root}/{names[0]}") or ())
+    if len(names) == 1 and {"bin", "sbin", "usr"} & below:
+        raise Failure(f"all of it is in one folder, {names[0]}: pack what is in that, with "
+                      f"tar -C {names[0]}")
 
 
-def fill_from(source: str = "", sha256: str = "") -> Callable[[str], None]:
+def fill_from(source: str = "", sha256: str = "") -> "Callable[[str], None]":
     """What unpacks a FILE, a URL, or by default Alpine's mini root file system, into a root.
 
     sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
@@ -2201,7 +2211,7 @@ def fill_from(source: str = "", sha256: str = "") -> Callable[[str], None]:
     return fill
 
 
-def unpack(archive: BufferedReader, root: str) -> None:
+def unpack(archive: "BufferedReader", root: str) -> None:
     """Unpack with the system's tar, which never writes outside of root. Raises Failure.
 
     Device nodes go: on the host's disk they would be the host's.
@@ -2216,7 +2226,7 @@ def unpack(archive: BufferedReader, root: str) -> None:
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str, root: str) -> BufferedReader:
+def download(url: str, root: str) -> "BufferedReader":
     """Download with curl to a file beside root, with a progress bar on a terminal. Returns it.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
@@ -2228,7 +2238,8 @@ def download(url: str, root: str) -> BufferedReader:
     resource.setrlimit(resource.RLIMIT_FSIZE, (DOWNLOAD_LIMIT, DOWNLOAD_LIMIT))
     try:
         spawn("curl", "--progress-bar" if os.isatty(2) else "--silent", "--show-error", "--fail",
-              "--location", "--proto", "=http,https", "--max-redirs", "10", "--max-filesize", str(DOWNLOAD_LIMIT),
+              "--location", "--proto", "=http,https", "--max-redirs", "10",
+              "--max-filesize", str(DOWNLOAD_LIMIT),
               "--connect-timeout", "30", "--speed-time", "30",
               "--output", f"{root}.download", "--", url)
     except Failure as failure:
@@ -2253,7 +2264,7 @@ def fill_from_busybox(root: str) -> None:
     busybox = static_busybox()
     if not busybox:
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in ["bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/tmp"]:
+    for folder in ("bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "var/tmp"):
         os.makedirs(f"{root}/{folder}")
         mode = 0o700 if folder == "root" else 0o1777 if "tmp" in folder else 0o755
         os.chmod(f"{root}/{folder}", mode)
@@ -2280,10 +2291,10 @@ LOOK = {  # with --explain=step: what to type in a second terminal, by stages
 }
 NAMESPACES = ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")
 
-lesson: Lesson | None = None
+lesson: "Lesson | None" = None
 
 
-def begin_lesson(process: str, side: Host | Inside) -> None:
+def begin_lesson(process: str, side: "Host | Inside") -> None:
     """From now on this process tells what it does, if that was asked for.
 
     strace(1) tells the system calls: run starts again below it, once.
@@ -2293,7 +2304,7 @@ def begin_lesson(process: str, side: Host | Inside) -> None:
         strace = which("strace")
         if not strace:
             raise Failure("--explain=calls needs strace: apt install strace")
-        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", "trace=" + ",".join(CALLS.split())]
+        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", f"trace={','.join(CALLS.split())}"]
         os.execv(strace, ["strace", *options, sys.executable, *sys.orig_argv[1:]])
     lesson = Lesson(process, side) if side.explain else None
 
@@ -2307,7 +2318,7 @@ class Lesson:
 
     keyboard = -1
 
-    def __init__(self, process: str, side: Host | Inside) -> None:
+    def __init__(self, process: str, side: "Host | Inside") -> None:
         import re
 
         self.process, self.side = process, side
@@ -2319,12 +2330,12 @@ class Lesson:
             except OSError as error:
                 raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
 
-    def announce(self, step: Step) -> None:
+    def announce(self, step: "Step") -> None:
         """With --explain=calls, say why a step is there; its calls follow."""
         if self.side.explain == "calls":
             self.tell(f"  {self.process:10} {first_line(step)}", width=1 << 10)
 
-    def tell_step(self, step: Step) -> None:
+    def tell_step(self, step: "Step") -> None:
         """Say what a step has done, as the kernel sees it now, and where to read about it."""
         text = ""
         if step.__name__ in TOLD:
@@ -2348,22 +2359,21 @@ class Lesson:
 
     def print(self, kind: str, line: str) -> None:
         """In run: print a line, and with --explain=step wait for Enter after a heading."""
-        stop = kind == "stage" and self.keyboard >= 0
+        stop, host = kind == "stage" and self.keyboard >= 0, self.side
+        assert isinstance(host, Host)
         if stop:
-            assert isinstance(self.side, Host)
-            look = LOOK[line[0]].format(run=os.getpid(), pid_1=self.side.pid_1)
+            look = LOOK[line[0]].format(run=os.getpid(), pid_1=host.pid_1)
             line += f"\n  look: {look}\n  [Enter] goes on"
         quietly(write_all, 2, f"{line}\n".encode(errors="backslashreplace"))
         while stop:
-            watched = {self.keyboard: POLLIN} | dict.fromkeys({self.side.signals} - {-1}, POLLIN)
-            if self.side.signals in wait(watched):
-                take_signal(self.side)
+            if host.signals in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
+                take_signal(host)
                 continue
             typed = os.read(self.keyboard, 4096)
             stop = typed not in (b"\n", b"")
-            self.side.terminal.typed += typed * stop  # that line was meant for the command
+            host.terminal.typed += typed * stop  # that line was meant for the command
 
-    def compare(self, host: Host) -> None:
+    def compare(self, host: "Host") -> None:
         """Before the command begins: what the kernel says of its process, beside the host."""
         view = kernel_view(str(host.pid_1))
         names = [name for name in NAMESPACES if view[f"{name} ns"] != self.before[f"{name} ns"]]
@@ -2371,7 +2381,7 @@ class Lesson:
         for who, text, page in (
             ("container", f"executes {' '.join(host.command)}", "execve(2)"),
             ("host", f"{len(names)} namespaces differ: {' '.join(names)}", "namespaces(7)"),
-            ("host", f"uid {view['Uid'].split()[0]} on the host is uid {host.uid} inside", "proc(5)"),
+            ("host", f"uid {view['Uid'].split()[0]} outside is {host.uid} inside", "proc(5)"),
             ("host", f"{bin(int(bits, 16)).count('1')} capabilities: {bits}", "capabilities(7)"),
             ("host", f"/ inside is {view['root']}", "pivot_root(2)"),
         ):
@@ -2385,12 +2395,12 @@ class Lesson:
         send(host.socket, "told")
 
 
-def first_line(step: Step) -> str:
+def first_line(step: "Step") -> str:
     """Why a step is there: the first line of its docstring."""
     return (step.__doc__ or "").split("\n")[0]
 
 
-def tell_limits(host: Host) -> str:
+def tell_limits(host: "Host") -> str:
     """The limits of the prepared cgroup, as read back."""
     told = [f"{each.max('pids', each.parent):.0f} processes" for each in host.cgroups
             if "pids" in each.controllers]
@@ -2399,7 +2409,7 @@ def tell_limits(host: Host) -> str:
     return f"the cgroup {host.cgroup_parent}: {', '.join(told) or 'no limits'}"
 
 
-def tell_usage(host: Host) -> str:
+def tell_usage(host: "Host") -> str:
     """What the container took, as its cgroup has counted it."""
     told = [f"processes: {each.peak('pids'):.0f}" for each in host.cgroups
             if "pids" in each.controllers]
@@ -2408,7 +2418,7 @@ def tell_usage(host: Host) -> str:
     return f"used at most {', '.join(told)}" if told else ""
 
 
-def tell_end(host: Host) -> str:
+def tell_end(host: "Host") -> str:
     """The exit code, decoded."""
     number = host.exit_code - 128
     names = [name for name, value in vars(_signal).items()
@@ -2416,7 +2426,7 @@ def tell_end(host: Host) -> str:
     return f"exit code {host.exit_code}" + f" = 128 + {number}: {' '.join(names)}" * bool(names)
 
 
-def tell_map(host: Host) -> str:
+def tell_map(host: "Host") -> str:
     """The first line of uid_map, as the kernel has it."""
     inside, outside, count = map(int, read(f"/proc/{host.pid_1}/uid_map").split()[:3])
     if count == 1:
@@ -2424,14 +2434,14 @@ def tell_map(host: Host) -> str:
     return f"uid {inside}–{inside + count - 1} inside = {outside}–{outside + count - 1} outside"
 
 
-def tell_namespaces(_: Host) -> str:
+def tell_namespaces(_: "Host") -> str:
     """The namespaces that are others now; the PID namespace is for children."""
     now, before = namespaces_of("self"), lesson.before if lesson else {}
     names = [name for name in NAMESPACES if now[f"{name} ns"] != before[f"{name} ns"]]
     return f"new namespaces: {' '.join(names)}, and pid for its children"
 
 
-TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of them
+TOLD: "dict[str, Callable[[Any], str]]" = {  # by steps: what the lesson says of them
     "find_root": lambda host: f"the root: {host.rootfs}",
     "find_cgroups": tell_limits,
     "fork_middle": lambda host: f"forks the middle, {host.middle}",
@@ -2462,7 +2472,7 @@ TOLD: dict[str, Callable[[Any], str]] = {  # by steps: what the lesson says of t
 }
 
 
-def print_plan(host: Host) -> int:
+def print_plan(host: "Host") -> int:
     """Print the steps that this command line leads to, and what it comes to. Returns 0."""
     lines = []
     for process, steps in stories(host).items():
@@ -2478,12 +2488,12 @@ def print_plan(host: Host) -> int:
     return 0
 
 
-PLANNED = ("rootfs", "command", "environment", "hostname", "workdir", "uid", "gid", "groups", "maps",
-           "capabilities", "cgroup_parent", "pids_limit", "memory", "cpus", "volume", "network",
-           "read_only", "has_terminal", "init")
+PLANNED = ("rootfs", "command", "environment", "hostname", "workdir", "uid", "gid", "groups",
+           "maps", "capabilities", "cgroup_parent", "pids_limit", "memory", "cpus", "volume",
+           "network", "read_only", "has_terminal", "init")
 
 
-def inspect(words: list[str]) -> int:
+def inspect(words: "list[str]") -> int:
     """What the kernel says of a process, beside what it says of this one. Returns 0.
 
     words: a PID, of any container's process; without one, the container started last.
@@ -2524,7 +2534,7 @@ def last_container() -> str:
     return max(found)[1]
 
 
-def kernel_view(pid: str) -> dict[str, str]:
+def kernel_view(pid: str) -> "dict[str, str]":
     """Namespaces, ids, root, capabilities, cgroup and limits of a process; proc(5).
 
     What may not be looked at is "?". A limit is the lowest one from its cgroup to the top.
@@ -2548,10 +2558,10 @@ def kernel_view(pid: str) -> dict[str, str]:
     return view
 
 
-def namespaces_of(pid: str) -> dict[str, str]:
+def namespaces_of(pid: str) -> "dict[str, str]":
     """The inode numbers of a process's namespaces, namespaces(7); "?" for who may not look."""
-    return {f"{name} ns": (quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?").strip(f"{name}:[]")
-            for name in NAMESPACES}
+    links = {name: quietly(os.readlink, f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+    return {f"{name} ns": (link or "?").strip(f"{name}:[]") for name, link in links.items()}
 
 
 def root_mount(pid: str) -> str:
@@ -2560,7 +2570,7 @@ def root_mount(pid: str) -> str:
     return f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
 
 
-def status_of(pid: str | int, *names: str) -> list[str]:
+def status_of(pid: "str | int", *names: str) -> "list[str]":
     """Lines of /proc/PID/status, proc(5), in its order."""
     return [" ".join(line.split()) for line in lines_of(f"/proc/{pid}/status")
             if line.startswith(names)]
@@ -2574,7 +2584,7 @@ def tracer_of(pid: str) -> int:
 # ── Messages between the processes ───────────────────────────────────────────────────────────
 
 
-def send(socket: _socket.socket, message: str | bytes, *descriptors: int) -> None:
+def send(socket: "_socket.socket", message: "str | bytes", *descriptors: int) -> None:
     """Send one message. If nobody is there any more, the next receive() tells."""
     rights = struct(4, *descriptors)
     control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if descriptors else []
@@ -2585,7 +2595,7 @@ def send(socket: _socket.socket, message: str | bytes, *descriptors: int) -> Non
         pass
 
 
-def receive(socket: _socket.socket) -> tuple[bytes, list[int]]:
+def receive(socket: "_socket.socket") -> "tuple[bytes, list[int]]":
     """Receive one message and its descriptors; an empty one when nobody is there any more."""
     try:
         data, control, _, _ = socket.recvmsg(1 << 17, 1 << 12, _socket.MSG_CMSG_CLOEXEC)
@@ -2595,7 +2605,7 @@ def receive(socket: _socket.socket) -> tuple[bytes, list[int]]:
     return data, list(memoryview(rights).cast("i"))
 
 
-def take_signal(host: Host) -> None:
+def take_signal(host: "Host") -> None:
     """Before the command begins, a signal that ends run ends the start; others are kept for it."""
     number = read_signal(host.signals)
     if number in TERMINATING and not host.executing:
@@ -2603,7 +2613,7 @@ def take_signal(host: Host) -> None:
     host.kept.append(number)
 
 
-def wait_for(host: Host, *kinds: str) -> list[str]:
+def wait_for(host: "Host", *kinds: str) -> "list[str]":
     """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
 
     Raises Failure: the other side's, or that it has died.
@@ -2651,7 +2661,7 @@ class Help(Exception):
     """Somebody asked for --help."""
 
 
-def as_failure(error: Exception) -> Failure:
+def as_failure(error: "Exception") -> "Failure":
     """Any error as one of ours: one line, never a traceback."""
     if isinstance(error, Failure):
         return error
@@ -2661,10 +2671,10 @@ def as_failure(error: Exception) -> Failure:
 
 
 HINTS = {  # what the user can do about a function that was refused for a known reason
-    "unshare EPERM": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces; try sudo",
+    "unshare EPERM": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces; sudo?",
     "unshare ENOSPC": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces",
-    "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or tmpfs, "
-                            "or spell out --userns host-root",
+    "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or "
+                            "tmpfs, or spell out --userns host-root",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
     "EMFILE": "is a limit of yours too low? see ulimit -n",
@@ -2678,7 +2688,7 @@ SWITCHES = {  # that keep user namespaces from normal users
 }
 
 
-def words_of(error: OSError) -> str:
+def words_of(error: "OSError") -> str:
     """What failed, on which path, the kernel's reason, and what the user can do about it."""
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     name = errno.errorcode.get(error.errno or 0, "").replace("EACCES", "EPERM")
@@ -2704,7 +2714,7 @@ def say(text: str, usage: str = "") -> None:
         pass  # nobody listens; the exit code still says it
 
 
-def print_lines(lines: list[str]) -> None:
+def print_lines(lines: "list[str]") -> None:
     """Lines on standard output, without what a terminal would obey. Raises Failure."""
     text = "".join(f"{printable(line)}\n" for line in lines)
     print_all(text.encode(errors="backslashreplace"))
@@ -2723,7 +2733,7 @@ def print_all(data: bytes) -> None:
 # ── Files, programs, processes ───────────────────────────────────────────────────────────────
 
 
-def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
+def wait(wanted: "dict[int, int]", deadline: float = 0.0) -> "dict[int, int]":
     """Wait until something wanted happens, or until the deadline on time.monotonic(); poll(2)."""
     poll = select.poll()
     for fd, events in wanted.items():
@@ -2734,7 +2744,7 @@ def wait(wanted: dict[int, int], deadline: float = 0.0) -> dict[int, int]:
 def catch_interrupts() -> None:
     """For pull and spec: a signal is an error, so that they clean up on the way out."""
 
-    def interrupt(number: int, _: object) -> NoReturn:
+    def interrupt(number: int, _: object) -> "NoReturn":
         """The handler."""
         raise Failure("interrupted", 128 + number)
 
@@ -2742,7 +2752,7 @@ def catch_interrupts() -> None:
         _signal.signal(number, interrupt)
 
 
-def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
+def quietly(call: "Callable[..., Any]", *arguments: "Any") -> "Any":
     """What a system call returns; None if it fails."""
     try:
         return call(*arguments)
@@ -2750,7 +2760,7 @@ def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def lock(path: str, folder: int | None = None) -> int:
+def lock(path: str, folder: "int | None" = None) -> int:
     """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2)."""
     import fcntl
 
@@ -2765,7 +2775,7 @@ def lock(path: str, folder: int | None = None) -> int:
     return fd
 
 
-def read(path: str, folder: int | None = None) -> str:
+def read(path: str, folder: "int | None" = None) -> str:
     """A small file's text, without the line end; empty if there is no such file.
 
     folder: what path is relative to. Other errors are errors.
@@ -2783,7 +2793,7 @@ def read(path: str, folder: int | None = None) -> str:
     return os.fsdecode(b"".join(blocks)).strip()
 
 
-def lines_of(path: str) -> list[str]:
+def lines_of(path: str) -> "list[str]":
     """The lines of a file, none if it is not there."""
     text = read(path)
     return text.split("\n") if text else []
@@ -2826,7 +2836,7 @@ def which(name: str) -> str:
     return ""
 
 
-def spawn(*command: str, cwd: str | None = None) -> str:
+def spawn(*command: str, cwd: "str | None" = None) -> str:
     """Run a program of the host's. Returns what it printed. Raises Failure with its last words.
 
     curl's progress bar goes to standard error: that is the caller's then.
@@ -2906,7 +2916,7 @@ class CFunction(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
-def c_function(name: str, library: int = 0) -> Callable[..., int]:
+def c_function(name: str, library: int = 0) -> "Callable[..., int]":
     """A function of the C library, or of another one that _ctypes.dlopen has opened.
 
     It takes numbers, strings, bytes and None, and returns a number.
@@ -2916,7 +2926,7 @@ def c_function(name: str, library: int = 0) -> Callable[..., int]:
     if name == "seccomp_init":
         function.restype = Long  # a pointer
 
-    def call(*arguments: Any) -> int:
+    def call(*arguments: "Any") -> int:
         """The function, with its arguments as C wants them."""
         return int(function(*[Long(word) if isinstance(word, int) else os.fsencode(word)
                               if isinstance(word, str) else word for word in arguments]))
@@ -2924,7 +2934,7 @@ def c_function(name: str, library: int = 0) -> Callable[..., int]:
     return call
 
 
-def libc(name: str, *arguments: Any, path: str = "") -> int:
+def libc(name: str, *arguments: "Any", path: str = "") -> int:
     """Call a function of the C library. Returns what it returns.
 
     path: for the error, else the first argument that is one. Raises OSError with the
@@ -2941,7 +2951,7 @@ def libc(name: str, *arguments: Any, path: str = "") -> int:
 
 
 LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-functions: dict[str, Callable[..., int]] = {}
+functions: "dict[str, Callable[..., int]]" = {}
 
 
 def struct(size: int, *numbers: int) -> bytes:
@@ -3001,7 +3011,7 @@ UNITS = {f"{letter}{end}": 1024**power for power, letter in enumerate(["", *"kmg
          for end in ("", "b", "ib") if letter or end != "ib"}
 
 
-def command_of(words: list[str]) -> int:
+def command_of(words: "list[str]") -> int:
     """Do what the command line says. Returns the exit code. Raises Failure."""
     os.umask(0o022)  # what is made for a container does not depend on the caller's
     commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
@@ -3017,7 +3027,7 @@ def command_of(words: list[str]) -> int:
         return 0
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """End with the exit code of what the command line says, never with a traceback."""
     words = sys.argv[1:]
     try:

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from containers import CGROUP_SH, Terminal, state, wait_until
 
-
 SECRETS = [b"first-secret", b"second-secret", b"third-secret"]
 
 # Every way to the input, each by a reader of its own; what they hear goes to a file.
