@@ -2282,7 +2282,7 @@ def fill_from_busybox(root: str) -> None:
 WIDTH = 80  # columns
 CALLS = """?capset ?chroot ?clone ?clone3 ?execve ?fork ?fsconfig ?fsmount ?fsopen ?keyctl ?mkdirat
     ?mkdir ?mount ?mount_setattr ?move_mount ?open_tree ?personality ?pivot_root ?prctl ?rmdir
-    ?seccomp ?setgroups ?sethostname ?setresgid ?setresuid ?setsid ?umount2 ?unlinkat ?unshare
+    ?setgroups ?sethostname ?setresgid ?setresuid ?setsid ?umount2 ?unlinkat ?unshare
     ?vfork"""  # for --explain=calls; ?: an older strace may not know it
 LOOK = {  # with --explain=step: what to type in a second terminal, by stages
     "1": "ls -l /proc/{run}/ns", "2": "pstree -p {run}", "3": "pstree -pS {run}",
@@ -2331,8 +2331,8 @@ class Lesson:
                 raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
 
     def announce(self, step: "Step") -> None:
-        """With --explain=calls, say why a step is there; its calls follow."""
-        if self.side.explain == "calls":
+        """With --explain=calls, say why a step is there. Its calls follow."""
+        if self.side.explain == "calls" and step not in (receive_go, guard):  # run does not listen
             self.tell(f"  {self.process:10} {first_line(step)}", width=1 << 10)
 
     def tell_step(self, step: "Step") -> None:
