@@ -2388,7 +2388,7 @@ class Lesson:
             self.tell(f"  {who:10} {text}", page)
         tracer = tracer_of("self") if host.explain == "calls" else 0
         if tracer:  # strace is done: the command is not traced
-            os.kill(tracer, _signal.SIGTERM)
+            os.kill(tracer, _signal.SIGKILL)  # it does not listen to any other
             end = time.monotonic() + 5
             while tracer_of(str(host.pid_1)) and time.monotonic() < end:
                 time.sleep(0.01)
