@@ -710,8 +710,7 @@ def spawn_pid_1(host: "Host") -> None:
     (4 ms).
     """
     code, host.code = os.pipe()
-    words = [] if host.init else sys.argv[2:]  # for ps; every user inside could read init's
-    python = [sys.executable, "-I", "-S", "-c", START, "child", *words]
+    python = [sys.executable, "-I", "-S", "-c", START, "child", *sys.argv[2:]]
     environment = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
     streams = [(os.POSIX_SPAWN_DUP2, host.socket.fileno(), SOCKET),
                (os.POSIX_SPAWN_DUP2, code, CODE_PIPE)]
@@ -994,6 +993,8 @@ def reset_process(inside: "Inside") -> None:
     libc("personality", 0)
     for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
+    for number in (32, 33):  # the C library's own, which its posix_spawn(3) has left ignored
+        libc("syscall", RT_SIGACTION, number, bytes(32), None, 8)
     if not inside.init:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
@@ -1025,6 +1026,10 @@ def start_init(inside: "Inside") -> None:
         return
     capset(inside.capabilities & 1 << CAP_KILL, 0)  # all that it needs from now on
     libc("prctl", PR_SET_NAME, "init", 0, 0, 0)
+    # Every user inside could read run's command line: /proc/1/cmdline, proc(5), arg_start.
+    begin, end = map(int, read("/proc/self/stat").rpartition(") ")[2].split()[45:47])
+    c_function("memset")(begin, 0, end - begin)
+    c_function("strcpy")(begin, "init")
     os.closerange(3, 1 << 20)
     while True:
         number = _signal.sigwait(_signal.valid_signals())
@@ -2972,7 +2977,9 @@ def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: in
     libc("mount_setattr", folder, path, flags, change, len(change))
 
 
-OPENAT2, KEYCTL = 437, 250 if os.uname().machine == "x86_64" else 219  # libc has no names for them
+# System calls that libc has no names for, or no open way to.
+OPENAT2 = 437
+KEYCTL, RT_SIGACTION = (250, 13) if os.uname().machine == "x86_64" else (219, 134)
 KEYCTL_JOIN_SESSION_KEYRING, PIDFD_GETFD = 1, 438
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 2, 4, 16
 
