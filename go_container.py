@@ -573,7 +573,6 @@ def await_exec(host: "Host") -> None:
             host.executing = True
             if lesson:
                 lesson.compare(host)
-    host.terminal.take()
 
 
 def supervise(host: "Host") -> None:
@@ -1690,7 +1689,11 @@ def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
             places.setdefault((version, f"{top}/{name}"), []).append(each)
             prepared = prepared and is_prepared(version, top, name, each)
     if not prepared:
-        spawn("/bin/sh", cgroup_script(), "--name", name)
+        try:
+            spawn("/bin/sh", cgroup_script(), "--name", name)
+        except Failure as failure:
+            raise Failure(f"there is no cgroup {name}: {failure}; --cgroup-parent none runs "
+                          "without limits") from None
     return [(CgroupV2 if version == 2 else Cgroup)(path, names)
             for (version, path), names in places.items()]
 
@@ -1812,6 +1815,7 @@ class Terminal:
         self.is_open, self.master, self.slave = True, master, slave
         self.stop, self.stopping = os.pipe()
         self.done, ended = os.pipe()
+        self.take()  # before a line is shown that ends as the container's terminal ends it
         _thread.start_new_thread(self.show, (ended,))
 
     def show(self, ended: int) -> None:
