@@ -15,6 +15,7 @@ import shutil
 import signal
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,6 @@ PATIENCE = 10  # seconds, for what takes a tenth of one
 BASH = ["bash", "--norc", "--noprofile", "-i"]
 DASH = ["dash", "-i"]
 PROMPT = rb"ready> "
-CODE = "echo code-$?"
 
 
 class Shell:
@@ -71,6 +71,11 @@ class Shell:
         self.type(f"{text}\r")
         self.expect(re.escape(text.encode()) + rb"\s*?\r?\n")
 
+    def fg(self):
+        """`fg`, up to the moment when the keys are the job's."""
+        self.line("fg")
+        assert wait_until(lambda: os.tcgetpgrp(self.master) != self.pid)
+
     def answers(self):
         """It is at its prompt, and what is typed is its own."""
         self.line("echo mine-$((40 + 2))")
@@ -78,8 +83,11 @@ class Shell:
 
     def code(self):
         """The exit code of what it has just done."""
-        self.line(CODE)
-        return int(self.expect(rb"code-(\d+)\r\n")[1])
+        for _ in range(3):  # sudo sometimes takes a line with it when it ends
+            self.line("echo code-$?")
+            with suppress(AssertionError):
+                return int(self.expect(rb"code-(\d+)\r\n", 2)[1])
+        raise AssertionError("the shell does not say the code")
 
     @property
     def run(self):
@@ -110,17 +118,20 @@ class Shell:
     def close(self):
         """Whatever a test has left: run goes first, so that its guard can still tidy up."""
         below = children(self.pid)
-        runs = [pid for pid in below if is_ours(pid) and not is_ours(parent_of(pid))]
+        # (A guard that has just lost its run is ours to wait for.)
+        runs = [pid for pid in below if is_ours(pid) and not is_guard(pid)]
         theirs = [child for pid in runs for child in children(pid)]
         for pid in runs:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: reap_strays() or are_gone(theirs), 3)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.master)
         for pid in below:
             if not are_gone([pid]):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         wait_until(lambda: reap_strays() or are_gone(below), 2)
 
 
@@ -144,8 +155,14 @@ def last_pid(pid):
     return ids[-1] if len(ids) > 1 else b""
 
 
-def parent_of(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def is_guard(pid):
+    """Below a run, or where that has been: its parent is ours, or we are."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True  # it is no more
+    parent = int(stat.rpartition(")")[2].split()[1])
+    return parent == os.getpid() or is_ours(parent)
 
 
 def are_gone(pids):
@@ -211,10 +228,12 @@ SHELLS = pytest.mark.parametrize("argv", [BASH, DASH], ids=["bash", "dash"])
 def test_a_job_in_the_background_runs_to_its_end(shell_of, argv, option):
     """It gets no keyboard, whatever it does about it, but its output arrives."""
     sh = shell_of(argv)
-    sh.line(f"go {option} sh -c 'echo a-$((1 + 1)); cat; readlink /proc/self/fd/0; exit 7' &")
+    sh.line(
+        f"go {option} sh -c 'echo a-$((1 + 1)); cat; readlink /proc/self/fd/0; sleep 1; exit 7' &"
+    )
     sh.expect(rb"a-2\r?\n")
     sh.expect(rb"/dev/null\r?\n")
-    sh.line("wait %1")
+    sh.line("wait $!")
     assert sh.code() == 7
 
 
@@ -222,7 +241,7 @@ def test_it_has_no_terminal_of_its_own(bash):
     bash.line("go sh -c '[ -c /dev/pts/0 ]; echo own-$?; tty; cat /dev/tty' &")
     bash.expect(rb"own-1\r?\n")
     bash.expect(rb"not a tty\r?\n")
-    bash.expect(rb"/dev/tty: No such device or address\r?\n")
+    bash.expect(rb"/dev/tty'?: No such device or address\r?\n")
 
 
 @pytest.mark.parametrize("option", ["", "-i"])
@@ -263,8 +282,7 @@ def test_a_job_whose_output_is_no_terminal_runs_in_the_background_too(bash, fold
 def test_fg_of_it_waits_for_its_end_and_hands_on_ctrl_c(bash):
     bash.line("go sh -c 'trap \"exit 7\" INT; echo a-$((1 + 1)); while :; do sleep 0.02; done' &")
     bash.expect(rb"a-2\r?\n")
-    bash.line("fg")
-    bash.expect(rb"go sh [^\n]*\n")
+    bash.fg()
     time.sleep(0.2)
     bash.ctrl("C")
     bash.expect(PROMPT)
@@ -293,7 +311,7 @@ def test_with_a_terminal_of_its_own_it_runs_and_has_the_keyboard_after_fg(shell_
     sh.expect(rb"a-2\r*\n")
     sh.answers()
     assert not sh.modes()[0]
-    sh.line("fg")
+    sh.fg()
     assert sh.is_raw()
     sh.type("word\r")
     sh.expect(rb"got-word\r*\n")
@@ -303,7 +321,7 @@ def test_with_a_terminal_of_its_own_it_runs_and_has_the_keyboard_after_fg(shell_
 
 
 def test_its_output_is_relayed_whole(bash):
-    bash.line("go -t sh -c 'seq 20000; echo l-$((1 + 1))' &")
+    bash.line("go -t sh -c 'echo; seq 20000; echo l-$((1 + 1))' &")
     bash.expect(rb"l-2\r*\n")
     numbers = [int(word) for word in re.findall(rb"(?m)^(\d+)\r*$", bytes(bash.output))]
     assert numbers == list(range(1, 20001))
@@ -313,7 +331,7 @@ def test_sigcont_in_the_foreground_of_a_terminal_gives_it_the_keyboard(terminal)
     caller = terminal("-t", "sh", "-c", "echo r-$((1 + 1)); cat", background=True)
     caller.expect(rb"r-2\r*\n")
     assert caller.is_restored(0)
-    assert state(caller.pid) == "S"
+    assert state(caller.pid) in "RS"
     caller.foreground()
     assert wait_until(lambda: not caller.attributes[3] & termios.ISIG)
     caller.send(b"word\r")
@@ -328,7 +346,7 @@ def test_a_signal_reaches_it_in_the_background(bash):
         "go -t sh -c 'trap \"exit 7\" TERM; echo a-$((1 + 1)); while :; do sleep 0.02; done' &"
     )
     bash.expect(rb"a-2\r*\n")
-    bash.line("kill %1; wait %1")
+    bash.line("kill %1; wait $!")
     assert bash.code() == 7
 
 
@@ -338,7 +356,7 @@ GOES_ON = "'trap \"exit 7\" INT; echo a-$((1 + 1)); while :; do sleep 0.02; done
 PLAIN = {
     "-i": "go -i sh -c {}",
     "input from a file": "go sh -c {} </dev/null",
-    "output to a pipe": "go sh -c {} | cat",
+    "output to a pipe": "go sh -c {} | (trap '' INT; cat)",
 }
 
 
@@ -361,14 +379,12 @@ def test_ctrl_z_stops_run_and_pid_1_and_bg_and_fg_continue_both(bash, line):
         bash.expect(rb"Stopped")
         assert stopped(*both)
         bash.answers()
-        bash.line(resume)
-        bash.expect(rb"go [^\n]*\n")
-        assert going(*both)
         if resume == "bg":
-            bash.answers()
-            bash.line("fg")
-            bash.expect(rb"go [^\n]*\n")
+            bash.line("bg")
             assert going(*both)
+            bash.answers()
+        bash.fg()
+        assert going(*both)
     bash.ctrl("C")
     bash.expect(PROMPT)
     assert bash.code() == 7
@@ -384,7 +400,7 @@ def test_ctrl_z_stops_a_pid_1_that_has_no_handler(bash):
     assert stopped(*both)
     bash.line("bg")
     assert going(*both)
-    bash.line("kill -KILL %1; wait %1")
+    bash.line("kill -KILL %1; wait $!")
     assert bash.code() == 137
 
 
@@ -404,8 +420,7 @@ def test_what_reads_from_the_terminal_goes_on_after_fg(bash):
     bash.ctrl("Z")
     bash.expect(rb"Stopped")
     bash.answers()
-    bash.line("fg")
-    bash.expect(rb"go [^\n]*\n")
+    bash.fg()
     bash.type("word\r")
     bash.expect(rb"got-word\r?\n")
 
@@ -419,7 +434,7 @@ def test_sigtstp_to_a_run_with_a_terminal_of_its_own_gives_the_shell_its_modes_b
     assert stopped(bash.run)
     assert not bash.modes()[0]
     bash.answers()
-    bash.line("fg")
+    bash.fg()
     assert bash.is_raw()
     bash.type("word\r")
     bash.expect(rb"got-word\r*\n")
@@ -438,7 +453,7 @@ def test_after_bg_it_leaves_the_terminal_alone_until_fg(bash):
     assert going(bash.run)
     bash.answers()
     assert not bash.modes()[0]
-    bash.line("fg")
+    bash.fg()
     assert bash.is_raw()
     bash.type("word\r")
     bash.expect(rb"got-word\r*\n")
@@ -508,16 +523,20 @@ def test_it_takes_no_cpu_time_after_ctrl_z_and_bg(bash):
 
 # --- Jobs of scripts ---------------------------------------------------------------------------
 
+# timeout(1) makes a group of its own: one in the background, below a shell without job control.
 SCRIPTS = {
     "timeout": ("timeout 5 go true", 0),
-    "timeout, its code": ("timeout 5 go sh -c 'cat; exit 7'", 7),
     "timeout, with -t": ("timeout 5 go -t true", 0),
-    "timeout, too late": ("timeout 1 go --stop-timeout 0 sleep 1000", 124),
+    "timeout, in a script": ("sh -c 'timeout 5 go true; exit $?'", 0),
+    "timeout, in a script, its code": ("sh -c 'timeout 5 go sh -c \"cat; exit 7\"; exit $?'", 7),
+    "timeout, in a script, with -t": ("sh -c 'timeout 5 go -t true; exit $?'", 0),
+    "timeout, in a script, too late": (
+        "sh -c 'timeout 1 go --stop-timeout 0 sleep 1000; exit $?'", 124),
     "set -m": ("bash -c 'set -m; go true & wait $!'", 0),
-    "set -m, its code": ("bash -c 'set -m; go sh -c \"exit 7\" & wait $!'", 7),
+    "set -m, its code": ("bash -c 'set -m; go sh -c \"cat; exit 7\" & wait $!'", 7),
     "set -m, with -t": ("bash -c 'set -m; go -t true & wait $!'", 0),
     "no set -m": ("bash -c 'go true & wait $!'", 0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("line, code", SCRIPTS.values(), ids=SCRIPTS)
@@ -530,7 +549,7 @@ def test_it_ends_below(bash, line, code):
 
 def test_its_output_arrives_below_timeout(bash):
     for option in ("", "-t"):
-        bash.line(f"timeout 5 go {option} echo o-$((1 + 1))")
+        bash.line(f"sh -c 'timeout 5 go {option} echo o-$((1 + 1)); exit $?'")
         bash.expect(rb"o-2\r*\n")
         bash.expect(PROMPT)
 
@@ -571,10 +590,10 @@ def test_behind_sudo_a_shell_has_the_keyboard_and_the_terminal_is_as_it_was(behi
 
 @pytest.mark.parametrize("option", ["", "-i", "-t"])
 def test_behind_sudo_a_job_in_the_background_runs_to_its_end(behind_sudo, option):
-    behind_sudo.line(f"s {option} sh -c 'echo a-$((1 + 1)); exit 7' &")
+    behind_sudo.line(f"s {option} sh -c 'echo a-$((1 + 1)); sleep 1; exit 7' &")
     behind_sudo.expect(rb"a-2\r*\n")
     behind_sudo.answers()
-    behind_sudo.line("wait %1")
+    behind_sudo.line("wait $!")
     assert behind_sudo.code() == 7
 
 
@@ -586,8 +605,9 @@ def test_behind_sudo_ctrl_z_and_fg_work(behind_sudo):
     behind_sudo.expect(rb"Stopped")
     assert stopped(*both)
     behind_sudo.answers()
-    behind_sudo.line("fg")
+    behind_sudo.fg()
     assert going(*both)
+    time.sleep(0.3)  # sudo makes the terminal raw again
     behind_sudo.ctrl("C")
     behind_sudo.expect(PROMPT)
     assert behind_sudo.code() == 7
