@@ -86,7 +86,7 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
             "4 ENTER",
             join_cgroup, join_session, become_root, set_hostname,
             *[start_loopback] * (it.network == "none"),
-            leave_host_mounts, make_dev, make_proc, *[open_terminal] * it.has_terminal,
+            leave_host_mounts, *[lay_over_root] * it.rm, make_dev, make_proc, *[open_terminal] * it.has_terminal,
             enter_root, mount_volumes, enter_workdir,
             "5 GIVE UP POWERS",
             drop_privileges, reset_process, *[load_seccomp] * seccomp,
@@ -847,6 +847,34 @@ def leave_host_mounts(inside: "Inside") -> None:
     mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
 
 
+def lay_over_root(inside: "Inside") -> None:
+    """--rm: what the container writes goes to a layer on top of the root, and away with it.
+
+    overlay: Documentation/filesystems/overlayfs.rst; fsopen(2), tmpfs(5). The layers are in this
+    mount namespace only while the overlay is made: it keeps what it needs of them.
+    """
+    root, layers = inside.mounts[0], new_mount("tmpfs", size="25%", nr_inodes="256k", mode="700")
+    for name in ("lower", "upper", "work"):
+        os.mkdir(name, dir_fd=layers)
+    libc("move_mount", layers, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    libc("move_mount", root, "", layers, "lower", MOVE_MOUNT_F_EMPTY_PATH)
+    os.fchdir(layers)
+    status = os.fstat(root)  # of an overlay's / the upper layer says what it looks like
+    quietly(os.chown, "upper", status.st_uid, status.st_gid)  # an owner outside the map is nobody
+    os.chmod("upper", stat.S_IMODE(status.st_mode))
+    os.utime("upper", ns=(status.st_atime_ns, status.st_mtime_ns))
+    try:
+        os.setxattr("work", "user.overlay", b"")
+    except OSError as error:
+        raise Failure(f"--rm: a tmpfs of this kernel has no user.* attributes: {error.strerror}; "
+                      "it needs Linux 6.6; do without --rm") from None
+    inside.mounts[0] = new_mount("overlay", lowerdir="lower", upperdir="upper", workdir="work",
+                                 userxattr="")
+    libc("umount2", ".", MNT_DETACH)
+    os.close(root)
+    os.close(layers)
+
+
 def make_dev(inside: "Inside") -> None:
     """The few devices that every program expects, shown from the host; its disks are not there.
 
@@ -1086,7 +1114,7 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
   -i, --interactive         no terminal of its own, unless -t asks for one
       --network WHICH       host: the host's (the default); none: an empty one
       --read-only           a root that cannot be written to
-      --rm                  as in docker; here only the root ever stays
+      --rm                  throw away what the container writes to its root
   -t, --tty                 a terminal of its own (the default at a terminal)
   -u, --user USER[:GROUP]   numbers, or names of the root's /etc/passwd, group
   -v, --volume SRC:DST[:ro] show SRC of the host as DST inside
@@ -1473,6 +1501,21 @@ def mount_new(target: str, kind: str, options: str) -> None:
     flags = sum(known.get(word, 0) for word in words)
     data = ",".join(word for word in words if word not in known)
     libc("mount", kind, target, kind, flags, data, path=target)
+
+
+def new_mount(kind: str, **options: str) -> int:
+    """A new file system as a detached mount without devices; fsopen(2), fsconfig(2), fsmount(2).
+
+    options: an empty one is a flag. Returns a descriptor.
+    """
+    context = libc("fsopen", kind, FSOPEN_CLOEXEC)
+    for name, value in options.items():
+        libc("fsconfig", context, FSCONFIG_SET_STRING if value else FSCONFIG_SET_FLAG, name,
+             value or None, 0)
+    libc("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
+    fd = libc("fsmount", context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV)
+    os.close(context)
+    return fd
 
 
 def attach(fd: int, path: str) -> None:
@@ -1961,8 +2004,9 @@ def spec(words: "list[str]") -> int:
     host = Host(words, "spec")
     if host.copy and not host.bundle:
         raise Usage("--copy goes with --bundle DIR")
-    if host.init:
-        raise Failure("--init is not in a config.json: engines bring their own")
+    for option in ("init", "rm"):
+        if getattr(host, option):
+            raise Failure(f"--{option} is not in a config.json: engines bring their own")
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull fills it")
     host.find_user()
@@ -2470,6 +2514,7 @@ TOLD: "dict[str, Callable[[Any], str]]" = {  # by steps: what the lesson says of
     "become_root": lambda _: f"becomes uid {os.geteuid()} inside",
     "set_hostname": lambda _: f"the host name: {os.uname().nodename}",
     "start_loopback": lambda _: "lo is up, and there is no other interface",
+    "lay_over_root": lambda _: "lays an empty layer over the root, for what will be written",
     "make_dev": lambda _: f"makes /dev: {' '.join(sorted(os.listdir('/dev')))}",
     "make_proc": lambda _: f"mounts /proc, in which it is {os.readlink('/proc/self')}",
     "open_terminal": lambda _: "a terminal of its own: /dev/pts/0",
@@ -2686,6 +2731,9 @@ HINTS = {  # what the user can do about a function that was refused for a known 
                             "tmpfs, or spell out --userns host-root",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
+    "fsopen ENODEV": "this kernel has no such file system; do without --rm",
+    "fsconfig EINVAL": "an overlay cannot lie over this root: is it on an overlay itself, or is "
+                       "something mounted below it? copy the root, or do without --rm",
     "EMFILE": "is a limit of yours too low? see ulimit -n",
     "EAGAIN": "is a limit of yours too low? see ulimit -u",
     "ENOMEM": "is a limit of yours too low? see ulimit -v",
@@ -2994,7 +3042,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE = 1, 2, 4, 8, 1 << 18
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 1 << 20
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
-OPEN_TREE_CLONE = 1
+OPEN_TREE_CLONE, FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1, 1
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 RENAME_EXCHANGE = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP = 1, 4, 15, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2

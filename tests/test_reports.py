@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import CGROUP_SH, PYTHON, SCRIPT
+from containers import CGROUP_SH, PYTHON, SCRIPT
 from test_worlds import end_of, in_world, is_right, needs_uml, pytest_there, start_world
 
 FORK = "for i in $(seq 30); do sleep 600 & echo started; done"
