@@ -175,8 +175,8 @@ LAYOUT = (  # new file systems: target, kind, options as in fstab(5)
 )
 RESOLV_CONF = "/etc/resolv.conf"
 NAMES = {  # files in /etc that are the container's own, if the root has them
-    "hostname": "{}\n",
-    "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{}\n",
+    "hostname": "{0}\n",
+    "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{1}\n",
 }
 NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
 LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
@@ -249,6 +249,7 @@ class Container:
     gid: int
     groups: "list[int]"
     maps: "dict[str, list[list[int]]]"  # "uid", "gid": first inside, first outside, how many
+    binds: "list[tuple[str, str, bool]]"  # of the host's files: source, target, read-only
     shares: "dict[str, int]"  # files in /proc/sys/user, and what to write there
 
     if TYPE_CHECKING:
@@ -272,6 +273,9 @@ class Container:
         self.rootfs = root_path(options["rootfs"])
         self.has_terminal = self.tty if self.tty is not None else (
             not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
+        self.binds = list(self.volume)
+        if self.network == "host" and mode_of(RESOLV_CONF, follow=True):
+            self.binds += [(RESOLV_CONF, RESOLV_CONF, True)] * (RESOLV_CONF not in targets)
         self.maps = id_maps(self.userns)
         self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
 
@@ -308,13 +312,6 @@ class Container:
         return [(target, kind, options if has_tty else options.removesuffix(",gid=5"))
                 for target, kind, options in LAYOUT]
 
-    def binds(self) -> "list[tuple[str, str, bool]]":
-        """What of the host's is shown inside: source, target, read-only."""
-        servers = (RESOLV_CONF, RESOLV_CONF, True)
-        wanted = (self.network == "host" and mode_of(RESOLV_CONF, follow=True)
-                  and all(target != RESOLV_CONF for _, target, _ in self.volume))
-        return [*self.volume, *[servers] * bool(wanted)]
-
 
 class Host(Container):
     """What run and the middle know while their container lives."""
@@ -335,7 +332,7 @@ class Host(Container):
         self.description: dict[str, Any] = {}  # of the container, for child
         self.terminal = Terminal()
         self.cgroups: list[Cgroup] = []
-        self.mounts: list[int] = []  # detached: the root, then binds()
+        self.mounts: list[int] = []  # detached: the root, then binds
         self.kept: list[int] = []  # signals for the command, before there is one
 
 
@@ -346,7 +343,7 @@ class Inside(Container):
     filter = b""  # the seccomp program
     last_capability = 0  # that this kernel knows; read before /proc is the container's
     tasks: "list[int]"  # descriptors to join cgroups of version 1
-    mounts: "list[int]"  # detached: the root, then binds()
+    mounts: "list[int]"  # detached: the root, then binds
 
     def __init__(self) -> None:
         vars(self).update(DESCRIPTION)
@@ -374,7 +371,8 @@ def hold_signals(host: "Host") -> None:
 
     signalfd(2). What the caller ignores, as nohup does, stays ignored.
     """
-    held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN]
+    held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN
+            or number == _signal.SIGXFSZ]  # which Python itself ignores
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
     mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
@@ -585,7 +583,8 @@ def supervise(host: "Host") -> None:
     for number in host.kept:
         deadline = pass_on(host, number, deadline)
     while host.pid_1_fd in watched or terminal.is_open and not deadline:
-        happened = wait(watched | terminal.wanted(), deadline)
+        soon = time.monotonic() + 0.2 if terminal.in_background() else 0.0
+        happened = wait(watched | terminal.wanted(), min(deadline or soon, soon or deadline))
         if host.pid_1_fd in happened:
             del watched[host.pid_1_fd]
             terminal.close_slave()  # what was written before is still shown
@@ -887,10 +886,11 @@ def make_dev(inside: "Inside") -> None:
         if target != "/dev":
             os.mkdir(target)
         mount_new(target, kind, options)
+    aliases = " ".join(dict.fromkeys((inside.hostname, inside.hostname.split(".")[0])))
     for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
         os.mknod(f"/dev/{name}", 0o644)
         try:
-            write(f"/dev/{name}", text.format(inside.hostname))
+            write(f"/dev/{name}", text.format(inside.hostname, aliases))
             inside.names[name] = clone_mount(f"/dev/{name}")
         except OSError as error:
             if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
@@ -973,7 +973,7 @@ def mount_volumes(inside: "Inside") -> None:
         if name in inside.names and f"/etc/{name}" not in targets and mode_of(f"/etc/{name}"):
             attach_inside(inside.names[name], f"/etc/{name}", f"/etc/{name}")
         os.unlink(f"/dev/{name}")
-    for fd, (source, target, _) in zip(inside.mounts, inside.binds()):
+    for fd, (source, target, _) in zip(inside.mounts, inside.binds):
         if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
                                                                  effective_ids=True):
             attach_inside(fd, target, f"{source}:{target}")
@@ -984,8 +984,8 @@ def enter_workdir(inside: "Inside") -> None:
 
     --read-only comes after it: it holds for the root alone, not for volumes, /dev and /proc.
     """
-    if not os.path.lexists(inside.workdir):
-        os.makedirs(inside.workdir)
+    if not mode_of(inside.workdir, follow=True):
+        os.makedirs(os.path.realpath(inside.workdir))
     os.chdir(inside.workdir)
     if inside.read_only:
         mount_setattr(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)
@@ -1477,13 +1477,13 @@ def clone_mount(path: str, attributes: int = 0, idmap: int = -1, flags: int = 0)
 
 
 def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]":
-    """The mounts of the root and of binds(), without devices, as clone_mount().
+    """The mounts of the root and of binds, without devices, as clone_mount().
 
     A user namespace's own rights are not enough to look under a mount of the host's: with no
     more than them it has to be AT_RECURSIVE.
     """
     mounts = []
-    for source, _, read_only in [(container.rootfs, "/", False), *container.binds()]:
+    for source, _, read_only in [(container.rootfs, "/", False), *container.binds]:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
         shifted = idmap if source != RESOLV_CONF else -1
         try:
@@ -1563,7 +1563,11 @@ def read_inside(root: str, path: str) -> str:
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         fd = openat2(folder, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        return read(f"/proc/self/fd/{fd}") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+        status = os.fstat(fd)
+        ours = os.geteuid() in (0, status.st_uid)  # who may leave no trace of reading: --rm
+        if stat.S_ISREG(status.st_mode):
+            return read(f"/proc/self/fd/{fd}", flags=os.O_NOATIME * ours)
+        return ""
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return ""
@@ -1889,6 +1893,13 @@ class Terminal:
             self.set(self.original, self.raw)
             self.resize()
 
+    def in_background(self) -> bool:
+        """Whether the keyboard is somebody else's; take it as soon as it is ours: `fg` in bash
+        sends no signal to a job that runs."""
+        if self.is_open and self.original and not self.keyboard and in_foreground():
+            self.take()
+        return self.is_open and bool(self.original) and not self.keyboard
+
     def give_back(self) -> None:
         """Give the caller's terminal its attributes back, if it is as take() has made it."""
         self.keyboard = False
@@ -2080,7 +2091,7 @@ def oci_config(host: "Host") -> "dict[str, Any]":
     rbind = "rbind" if os.geteuid() else "bind"
     config["mounts"] += [{"destination": target, "type": "bind", "source": source,
                           "options": [rbind, "nodev", *["ro"] * read_only]}
-                         for source, target, read_only in host.binds()]
+                         for source, target, read_only in host.binds]
     namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
     namespaces += ["network"] * (host.network == "none")
     linux["namespaces"] = [{"type": each} for each in namespaces]
@@ -2233,10 +2244,13 @@ def check_root(root: str) -> None:
     if "oci-layout" in names or "manifest.json" in names and "etc" not in names:
         raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
                       "root of it, and so do `skopeo copy` and `umoci unpack`")
-    below = set(quietly(os.listdir, f"{root}/{names[0]}") or ())
-    if len(names) == 1 and {"bin", "sbin", "usr"} & below:
-        raise Failure(f"all of it is in one folder, {names[0]}: pack what is in that, with "
-                      f"tar -C {names[0]}")
+    folder = ""
+    while len(names) == 1 and names[0] not in ("bin", "sbin", "usr"):
+        folder += f"{names[0]}/"
+        names = quietly(os.listdir, f"{root}/{folder}") or []
+    if folder and {"bin", "sbin", "usr"} & set(names):
+        raise Failure(f"all of it is in a folder, {folder}: pack what is in that, with "
+                      f"tar -C {folder}")
 
 
 def fill_from(source: str = "", sha256: str = "") -> "Callable[[str], None]":
@@ -2832,14 +2846,14 @@ def lock(path: str, folder: "int | None" = None) -> int:
     return fd
 
 
-def read(path: str, folder: "int | None" = None) -> str:
+def read(path: str, folder: "int | None" = None, flags: int = 0) -> str:
     """A small file's text, without the line end; empty if there is no such file.
 
-    folder: what path is relative to. Other errors are errors.
+    folder: what path is relative to. flags: more of open(2)'s. Other errors are errors.
     """
     blocks = []
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             while block := os.read(fd, 1 << 16):  # the kernel gives its own a page at a time
                 blocks.append(block)
@@ -2925,9 +2939,8 @@ def read_signal(signals: int) -> int:
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal, or waits for it; proc(5), SigCgt, SigBlk."""
-    return any(int(line.split()[1], 16) >> number - 1 & 1
-               for line in status_of(pid, "SigCgt:", "SigBlk:"))
+    """Whether a process has a handler for a signal; proc(5), SigCgt."""
+    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in status_of(pid, "SigCgt:"))
 
 
 def exit_code(status: int) -> int:
@@ -3058,8 +3071,10 @@ SIOCSIFFLAGS, IFF_UP, AF_VSOCK, AF_ALG = 0x8914, 1, 40, 38
 PER_LINUX32, UNAME26 = 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
-# What a fault of our own raises, what cannot be held, and what tells of our own children.
-NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGSEGV,
+# As docker run does: all but what cannot be held, and what tells of our own children and pipes.
+NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGPIPE,
+                 _signal.SIGURG}
+FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGSEGV,
                  _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGTRAP,
                  _signal.SIGSYS, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGURG}
 FORWARDED = _signal.valid_signals() - NOT_FORWARDED
@@ -3067,7 +3082,7 @@ FORWARDED = _signal.valid_signals() - NOT_FORWARDED
 MINIMUM_MEMORY = {1: 6 << 20, 2: 16 << 20}  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 NOT_SET = "\0"  # no variable has it as its value
-UNITS = {f"{letter}{end}": 1024**power for power, letter in enumerate(["", *"kmgt"])
+UNITS = {f"{letter}{end}": 1024**power for power, letter in enumerate(["", *"kmgtp"])
          for end in ("", "b", "ib") if letter or end != "ib"}
 
 
