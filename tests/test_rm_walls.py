@@ -9,6 +9,7 @@ from test_hostile_root import *  # noqa: F403
 from test_walls import *  # noqa: F403
 
 pytest_plugins = ["attempts"]
+pytestmark = pytest.mark.once  # Python makes no mounts
 
 
 @pytest.fixture
