@@ -976,7 +976,7 @@ def mount_volumes(inside: "Inside") -> None:
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
         if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
                                                                  effective_ids=True):
-            attach_inside(fd, target, f"{source}:{target}")
+            attach_inside(fd, target, f"--volume {source}:{target}")
 
 
 def enter_workdir(inside: "Inside") -> None:
@@ -1529,21 +1529,25 @@ def attach_inside(fd: int, path: str, what: str) -> None:
 
     Links are resolved as the container sees them: no host is left that they could lead to. But
     /proc and /dev must not be links, nor be where a link leads. What is missing is made.
+    Raises Failure.
     """
-    real = os.path.realpath(path)
+    real, directory = os.path.realpath(path), stat.S_ISDIR(os.fstat(fd).st_mode)
     if real != path and (path in ("/proc", "/dev") or real.split("/")[1] in ("", "proc", "dev")):
         raise Failure(f"{what}: {path} is a symbolic link to {real}; nothing is mounted there")
-    directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-    if not os.path.lexists(real):
-        os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
-        if not directory:
-            os.mknod(real)
-    # A link that somebody puts there meanwhile is not followed.
-    at = openat2(AT_FDCWD, real, RESOLVE_NO_SYMLINKS)
-    if stat.S_ISDIR(os.fstat(at).st_mode) != directory:
-        raise Failure(f"{what}: one of the two is a directory, and the other is not")
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    libc("move_mount", fd, "", at, "", flags, path=path)
+    try:
+        if not mode_of(path, follow=True):
+            os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
+            if not directory:
+                os.mknod(real)
+        os.close(openat2(AT_FDCWD, path, RESOLVE_NO_MAGICLINKS))
+        # A link that somebody puts there meanwhile is not followed.
+        at = openat2(AT_FDCWD, real, RESOLVE_NO_SYMLINKS)
+        if stat.S_ISDIR(os.fstat(at).st_mode) != directory:
+            raise Failure(f"{what}: one is a directory, and the other a file")
+        flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+        libc("move_mount", fd, "", at, "", flags)
+    except OSError as error:
+        raise Failure(f"{what}: nothing can be mounted there: {words_of(error)}") from None
     os.close(at)
     os.close(fd)
 
@@ -2223,7 +2227,8 @@ def replace_root(path: str, fill: "Callable[[str], None]") -> None:
     try:
         os.mkdir(root)
         fill(root)
-        check_root(root)
+        if not root_entries(root):
+            raise Failure("there is nothing in it")
         os.chmod(root, 0o755)
         if not mode_of(f"{beside}/{name}"):
             os.mkdir(name, dir_fd=parent)
@@ -2236,21 +2241,18 @@ def replace_root(path: str, fill: "Callable[[str], None]") -> None:
         spawn("rm", "-rf", "--", temporary, cwd=beside)
 
 
-def check_root(root: str) -> None:
+def check_root(root: str, source: str) -> None:
     """Raise Failure for what is not a root, but something that a root can be made of."""
-    names = root_entries(root)
-    if not names:
-        raise Failure("there is nothing in it")
-    if "oci-layout" in names or "manifest.json" in names and "etc" not in names:
-        raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
-                      "root of it, and so do `skopeo copy` and `umoci unpack`")
-    folder = ""
-    while len(names) == 1 and names[0] not in ("bin", "sbin", "usr"):
-        folder += f"{names[0]}/"
-        names = quietly(os.listdir, f"{root}/{folder}") or []
-    if folder and {"bin", "sbin", "usr"} & set(names):
-        raise Failure(f"all of it is in a folder, {folder}: pack what is in that, with "
-                      f"tar -C {folder}")
+    names, folder = root_entries(root), ""
+    if {"bin", "sbin", "usr"}.isdisjoint(names):
+        if "oci-layout" in names or "manifest.json" in names:
+            raise Failure(f"{source} is an image, not a root: `docker create` and `docker export` "
+                          "make a root of it, and so do `skopeo copy` and `umoci unpack`")
+        while len(names) == 1:
+            folder += f"{names[0]}/"
+            names = quietly(os.listdir, f"{root}/{folder}") or []
+        if folder and not {"bin", "sbin", "usr"}.isdisjoint(names):
+            raise Failure(f"{source} has its root in a folder: tar -C {folder} packs what is in it")
 
 
 def fill_from(source: str = "", sha256: str = "") -> "Callable[[str], None]":
@@ -2274,6 +2276,7 @@ def fill_from(source: str = "", sha256: str = "") -> "Callable[[str], None]":
                 raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was "
                               "unpacked")
             unpack(file, root)
+        check_root(root, source)
 
     return fill
 

@@ -44,9 +44,9 @@ def test_etc_hosts_has_the_container_s_name_and_localhost(run, words, name, opti
 @pytest.mark.parametrize("options", [[], ["--network", "none"]], ids=["host", "none"])
 def test_the_container_s_name_has_an_address(run, options):
     """The control: a name that nobody has has none."""
-    for name, code in (("container", 0), ("localhost", 0), ("nobody-has-this.invalid", 1)):
-        result = run(*options, "ping", "-c", "1", "-W", "1", name)
-        assert result.returncode == code, result
+    for name, known in (("container", True), ("localhost", True), ("nobody.invalid", False)):
+        result = run(*options, "getent", "hosts", name)
+        assert (result.returncode == 0) == known, result
 
 
 def as_it_is(root):
