@@ -1483,13 +1483,13 @@ def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]"
     more than them it has to be AT_RECURSIVE.
     """
     mounts = []
-    for source, _, read_only in [(container.rootfs, "/", False), *container.binds]:
+    for source, target, read_only in [(container.rootfs, "/", False), *container.binds]:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
         shifted = idmap if source != RESOLV_CONF else -1
         try:
             mounts.append(clone_mount(source, attributes, shifted, flags))
         except OSError as error:
-            error.filename = source
+            error.filename = source if target == "/" else f"--volume {source}:{target}"
             raise
     return mounts
 
