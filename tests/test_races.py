@@ -116,7 +116,10 @@ def weaknesses(pid: int) -> list[str]:
     mounts = mounts_of(pid)
     top = mounts[0][0]
     procs = [each for each in mounts if each[4] == "proc" and each[1] == top]
-    devs = [each for each in mounts if each[4] == "tmpfs" and each[1] == top]
+    names = ("/etc/hostname", "/etc/hosts")  # files of the container's own, on a tmpfs, too
+    devs = [
+        each for each in mounts if each[4] == "tmpfs" and each[1] == top and each[2] not in names
+    ]
     if len(procs) != 1 or len(devs) != 1:
         return [*weak, f"/proc is mounted {len(procs)} times, /dev {len(devs)} times: {mounts}"]
     in_proc, in_dev = (

@@ -107,7 +107,11 @@ OPTIONS = """
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_help_knows(option):
-    assert option in go("--help").stdout.decode().replace(",", " ").split()
+    """…of the command that has it; --help alone has the usual ones, on one screen."""
+    words = [go(*command, "--help").stdout for command in (["run"], ["pull"])]
+    assert option in b" ".join(words).decode().replace(",", " ").split()
+    usual = fine(go("--help")).decode()
+    assert usual.count("\n") <= 24 and "run --help" in usual
 
 
 # --- Streams -----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.once  # the kernel counts, whichever Python
 HOST_ROOT = ("--userns", "host-root")
 BOTH = pytest.mark.parametrize("options", [(), HOST_ROOT], ids=["nobody", "host root"])
 SOMEBODY = 54399  # of whom there is nobody else
-WHAT = ["instances", "users", "watches", "queues", "signals"]  # users: of instances
+WHAT = ["instances", "watches", "queues", "signals"]
 HARD_FILES = 20250  # descriptors in flight; as many may be open as the caller may open
 
 # --- What the namespace's maker is charged for ---------------------------------------------------
@@ -87,8 +87,7 @@ def all_there_are(what: str) -> int:
         return resource.getrlimit(resource.RLIMIT_MSGQUEUE)[0] // (10 * (8192 + 48 + 16))
     if what == "signals":
         return resource.getrlimit(resource.RLIMIT_SIGPENDING)[0]
-    name = what.replace("users", "instances")
-    return int(Path(f"/proc/sys/fs/inotify/max_user_{name}").read_text())
+    return int(Path(f"/proc/sys/fs/inotify/max_user_{what}").read_text())
 
 
 @BOTH
@@ -96,15 +95,14 @@ def all_there_are(what: str) -> int:
 def test_one_container_leaves_the_host_s_root_its_share_of(greedy, take, what, options):
     """…and gets one itself: programs in containers watch files, too."""
     half = all_there_are(what) // 2
-    host_s = what.replace("users", "instances")
-    assert take(host_s, 0, half) == half
+    assert take(what, 0, half) == half
     with greedy(what, *options) as taken:
         assert taken >= 1
-        left = take(host_s, 0, half)
+        left = take(what, 0, half)
     assert left == half, f"{taken} taken inside: no more than {left} are left"
 
 
-@pytest.mark.parametrize("what", [each for each in WHAT if each != "users"])
+@pytest.mark.parametrize("what", WHAT)
 def test_one_container_leaves_its_user_their_share_of(greedy, take, normal_user, what):
     user: NormalUser = normal_user(uid=SOMEBODY)
     half = all_there_are(what) // 2
@@ -115,7 +113,7 @@ def test_one_container_leaves_its_user_their_share_of(greedy, take, normal_user,
     assert left == half, f"{taken} taken inside: no more than {left} are left"
 
 
-@pytest.mark.parametrize("what", [each for each in WHAT if each != "users"])
+@pytest.mark.parametrize("what", WHAT)
 def test_without_a_share_a_user_namespace_takes_all(attempts, take, shelf, what):
     """The control: this is what the kernel does by itself, to somebody who is not there."""
     few = all_there_are(what) // 10
