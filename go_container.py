@@ -649,7 +649,7 @@ def dismiss_guard(host: "Host") -> None:
     middle, host.middle = host.middle, 0  # what fails here is not tried again
     host.socket.close()  # whoever still waits for a message sees its end
     os.close(host.alive)
-    host.exit_code = exit_code(os.waitpid(middle, 0)[1])
+    host.exit_code = reap(middle)
     host.terminal.check()
 
 
@@ -745,7 +745,7 @@ def guard(host: "Host") -> None:
         if host.lifeline in happened:
             forward(host, _signal.SIGKILL)
     os.read(host.lifeline, 1)  # end of file: run has reported what it wants to, or is dead
-    host.exit_code = exit_code(os.waitpid(host.pid_1, 0)[1])
+    host.exit_code = reap(host.pid_1)
     tidy_up(host)
 
 
@@ -1184,7 +1184,7 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
 
     --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
     Returns all options of the command by their names, and the other words.
-    Raises Usage, Failure, Help.
+    Raises Usage, Failure.
     """
     words, options, full = list(words), {}, {}
     for line in "\n".join(OPTIONS[group] for group in COMMANDS[command][1]).split("\n"):
@@ -1196,7 +1196,7 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
         if word == "--":
             break
         if word == "--help":
-            raise Help
+            give_help(command)
         name, equals, value = word[2:].partition("=")
         short = not word.startswith("--")
         if short:
@@ -2219,7 +2219,7 @@ def replace_root(path: str, fill: "Callable[[str], None]") -> None:
     beside, prefix = f"{held}/{parent}", f".{name}.pull-"
     for orphan in os.listdir(beside):
         if orphan.startswith(prefix) and lock(orphan, parent) >= 0:
-            spawn("rm", "-rf", "--", orphan, cwd=beside)
+            spawn("rm", "-rf", "--", f"{beside}/{orphan}")
     temporary = f"{prefix}{os.urandom(4).hex()}"
     os.mkdir(temporary, 0o700, dir_fd=parent)
     ours = lock(temporary, parent)
@@ -2237,8 +2237,8 @@ def replace_root(path: str, fill: "Callable[[str], None]") -> None:
             write(f"{root}/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", ours, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        spawn("rm", "-rf", "--", "root", cwd=f"{held}/{ours}")
-        spawn("rm", "-rf", "--", temporary, cwd=beside)
+        spawn("rm", "-rf", "--", root)
+        spawn("rm", "-rf", "--", f"{beside}/{temporary}")
 
 
 def check_root(root: str, source: str) -> None:
@@ -2637,13 +2637,14 @@ def namespaces_of(pid: str) -> "dict[str, str]":
 
 def root_mount(pid: str) -> str:
     """What / is for a process: which directory of which file system; proc(5), mountinfo."""
-    roots = [line.split() for line in lines_of(f"/proc/{pid}/mountinfo") if line.split()[4] == "/"]
+    roots = [line.split() for line in read(f"/proc/{pid}/mountinfo").split("\n")
+             if line.split()[4:5] == ["/"]]
     return f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
 
 
 def status_of(pid: "str | int", *names: str) -> "list[str]":
     """Lines of /proc/PID/status, proc(5), in its order."""
-    return [" ".join(line.split()) for line in lines_of(f"/proc/{pid}/status")
+    return [" ".join(line.split()) for line in read(f"/proc/{pid}/status").split("\n")
             if line.startswith(names)]
 
 
@@ -2657,11 +2658,9 @@ def tracer_of(pid: str) -> int:
 
 def send(socket: "_socket.socket", message: "str | bytes", *descriptors: int) -> None:
     """Send one message. If nobody is there any more, the next receive() tells."""
-    rights = struct(4, *descriptors)
-    control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if descriptors else []
-    data = message if isinstance(message, bytes) else os.fsencode(message)
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct(4, *descriptors))
     try:
-        socket.sendmsg([data], control)
+        socket.sendmsg([os.fsencode(message)], [rights])
     except (BrokenPipeError, ConnectionResetError):
         pass
 
@@ -2672,8 +2671,7 @@ def receive(socket: "_socket.socket") -> "tuple[bytes, list[int]]":
         data, control, _, _ = socket.recvmsg(1 << 17, 1 << 12, _socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return b"", []
-    rights = b"".join(data for _, _, data in control)
-    return data, list(memoryview(rights).cast("i"))
+    return data, [fd for _, _, rights in control for fd in memoryview(rights).cast("i")]
 
 
 def take_signal(host: "Host") -> None:
@@ -2695,14 +2693,16 @@ def wait_for(host: "Host", *kinds: str) -> "list[str]":
         if host.signals in happened and socket not in happened:  # what was said first comes first
             take_signal(host)
             continue
-        words = os.fsdecode(receive(host.socket)[0] if socket in happened else b"").split(" ")
-        if words[0] == "failed":
-            raise Failure(" ".join(words[2:]), int(words[1]))
-        if words[0] in ("tell", "stage") and lesson:
-            lesson.print(words[0], " ".join(words[1:]))
+        message = os.fsdecode(receive(host.socket)[0]) if socket in happened else ""
+        kind, _, text = message.partition(" ")
+        if kind == "failed":
+            code, _, reason = text.partition(" ")
+            raise Failure(reason, int(code))
+        if lesson and kind in ("tell", "stage"):
+            lesson.print(kind, text)
             send(host.socket, "told")
-        elif words[0] in kinds:
-            return words
+        elif kind in kinds:
+            return message.split(" ")
         else:
             raise Failure("the container ended before it could execute the command; was it killed?")
 
@@ -2713,11 +2713,9 @@ def wait_for(host: "Host", *kinds: str) -> "list[str]":
 class Failure(Exception):
     """What went wrong, in one line, and the exit code that says whose failure it was."""
 
-    status = 0  # of a program of the host's that failed
-
-    def __init__(self, text: str, code: int = 125) -> None:
+    def __init__(self, text: str, code: int = 125, status: int = 0) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.status = code, status  # status: of a program of the host's that failed
 
 
 class NoNetwork(Failure):
@@ -2726,19 +2724,6 @@ class NoNetwork(Failure):
 
 class Usage(Failure):
     """The command line cannot be understood."""
-
-
-class Help(Exception):
-    """Somebody asked for --help."""
-
-
-def as_failure(error: "Exception") -> "Failure":
-    """Any error as one of ours: one line, never a traceback."""
-    if isinstance(error, Failure):
-        return error
-    if isinstance(error, OSError):
-        return Failure(words_of(error))
-    return Failure(f"internal error: {error!r}")  # a defect of this file
 
 
 HINTS = {  # what the user can do about a function that was refused for a known reason
@@ -2764,34 +2749,38 @@ SWITCHES = {  # that keep user namespaces from normal users
 
 def words_of(error: "OSError") -> str:
     """What failed, on which path, the kernel's reason, and what the user can do about it."""
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     name = errno.errorcode.get(error.errno or 0, "").replace("EACCES", "EPERM")
+    text = f"{error.filename}: " * isinstance(error.filename, str) + f"{error.strerror}"
     call = f"{(error.strerror or '').partition(':')[0]} {name}"
-    hint = HINTS.get(call) or HINTS.get(name, "")
+    hint = HINTS.get(call) or HINTS.get(name)
     for switch, forbidden in SWITCHES.items():
         if call == "unshare EPERM" and read(switch) == forbidden:
             hint = f"normal users may not make user namespaces: sudo, or change {switch}"
-    return f"{where}{error.strerror}" + f"; {hint}" * bool(hint)
+    return f"{text}; {hint}" if hint else text
+
+
+def as_failure(error: "Exception") -> "Failure":
+    """Any error as one of ours: one line, never a traceback."""
+    if isinstance(error, OSError):
+        return Failure(words_of(error))
+    if isinstance(error, Failure):
+        return error
+    return Failure(f"internal error: {error!r}")  # a defect of this file
 
 
 def printable(text: str) -> str:
-    """A text from outside this file, without what a terminal would obey."""
+    """A text from outside this file, without what a terminal would obey or UTF-8 cannot have."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def say(text: str, usage: str = "") -> None:
-    """One line on standard error, whatever is in it, and the usage line if that helps."""
-    line = printable(f"go_container: {text}")
-    try:
-        os.write(2, f"{line}\n{usage}".encode(errors="backslashreplace"))
-    except OSError:
-        pass  # nobody listens; the exit code still says it
+def say(text: str) -> None:
+    """One line on standard error. If nobody listens, the exit code still says it."""
+    quietly(os.write, 2, f"{printable(f'go_container: {text}')}\n".encode())
 
 
 def print_lines(lines: "list[str]") -> None:
     """Lines on standard output, without what a terminal would obey. Raises Failure."""
-    text = "".join(f"{printable(line)}\n" for line in lines)
-    print_all(text.encode(errors="backslashreplace"))
+    print_all("".join(f"{printable(line)}\n" for line in lines).encode())
 
 
 def print_all(data: bytes) -> None:
@@ -2839,7 +2828,7 @@ def lock(path: str, folder: "int | None" = None) -> int:
     import fcntl
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return -1
@@ -2854,23 +2843,11 @@ def read(path: str, folder: "int | None" = None, flags: int = 0) -> str:
 
     folder: what path is relative to. flags: more of open(2)'s. Other errors are errors.
     """
-    blocks = []
     try:
-        fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            while block := os.read(fd, 1 << 16):  # the kernel gives its own a page at a time
-                blocks.append(block)
-        finally:
-            os.close(fd)
+        with open(os.open(path, flags | os.O_NONBLOCK, dir_fd=folder), "rb", 0) as file:
+            return os.fsdecode(file.read()).strip()
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
-        pass
-    return os.fsdecode(b"".join(blocks)).strip()
-
-
-def lines_of(path: str) -> "list[str]":
-    """The lines of a file, none if it is not there."""
-    text = read(path)
-    return text.split("\n") if text else []
+        return ""
 
 
 def mode_of(path: str, follow: bool = False) -> int:
@@ -2883,14 +2860,12 @@ def mode_of(path: str, follow: bool = False) -> int:
 
 def write(path: str, text: str) -> None:
     """Write a small file, the kernel's in one go."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        write_all(fd, os.fsencode(text))
+        with open(path, "wb", 0) as file:
+            write_all(file.fileno(), os.fsencode(text))
     except OSError as error:
         error.filename = path
         raise
-    finally:
-        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -2904,52 +2879,44 @@ def write_all(fd: int, data: bytes) -> None:
 
 def which(name: str) -> str:
     """Where the host's PATH has a program; empty if nowhere."""
-    for folder in os.environ.get("PATH", "").split(":") + PATH.split(":"):
+    for folder in f"{os.getenv('PATH', '')}:{PATH}".split(":"):
         if os.access(f"{folder}/{name}", os.X_OK):
             return f"{folder}/{name}"
     return ""
 
 
-def spawn(*command: str, cwd: "str | None" = None) -> str:
-    """Run a program of the host's. Returns what it printed. Raises Failure with its last words.
+def spawn(*command: str) -> str:
+    """Run a program of the host's. Returns what it printed. Raises Failure with its first words.
 
     curl's progress bar goes to standard error: that is the caller's then.
     """
     import subprocess
 
-    shown = "--progress-bar" in command
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=cwd,
-                              stderr=None if shown else subprocess.PIPE, text=True,
-                              errors="replace", close_fds=False,
-                              preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
-    except OSError as error:
-        raise Failure(f"{command[0]}: {error.strerror}") from None
-    if done.returncode == -_signal.SIGXFSZ:
-        raise Failure(f"{command[0]}: {os.strerror(errno.EFBIG)}; see ulimit -f")
-    if done.returncode:
-        lines = [line for line in (done.stderr or "").split("\n")
-                 if "tar: Removing leading" not in line]
-        failure = Failure(lines[0] or f"{command[0]}: exit code {done.returncode}")
-        failure.status = done.returncode
-        raise failure
+    stderr = None if "--progress-bar" in command else subprocess.STDOUT
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, errors="replace",
+                          close_fds=False,
+                          preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
+    if status := done.returncode:
+        limit = "; a file got too large: see ulimit -f" * (status == -_signal.SIGXFSZ)
+        words = [line for line in done.stdout.split("\n") if "tar: Removing leading" not in line]
+        raise Failure(words[0] or f"{command[0]}: exit code {status}{limit}", status=status)
     return done.stdout
+
+
+def reap(pid: int) -> int:
+    """Wait for the end of a child. Returns its exit code as a shell has it: 128+N for signal N."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
 
 
 def read_signal(signals: int) -> int:
     """The number of one signal from a signalfd; struct signalfd_siginfo begins with it."""
-    return int.from_bytes(os.read(signals, 128)[:4], sys.byteorder)
+    return os.read(signals, 128)[0]
 
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal; proc(5), SigCgt."""
     return any(int(line.split()[1], 16) >> number - 1 & 1 for line in status_of(pid, "SigCgt:"))
-
-
-def exit_code(status: int) -> int:
-    """A wait status as a shell and docker have it: 128+N for signal N."""
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
 
 
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
@@ -2959,14 +2926,6 @@ class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
-class UnsignedLong(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "L"
-
-
-class UnsignedShort(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "H"
-
-
 class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
 
@@ -2974,13 +2933,13 @@ class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
 class FilterProgram(_ctypes.Structure):
     """struct sock_fprog of seccomp(2)."""
 
-    _fields_ = [("length", UnsignedShort), ("instructions", CString)]
+    _fields_ = [("length", Long), ("instructions", CString)]
 
 
 class ResourceLimit(_ctypes.Structure):
-    """struct rlimit of getrlimit(2)."""
+    """struct rlimit of getrlimit(2). -1, as every RLIM_INFINITY, has itself as its part."""
 
-    _fields_ = [("soft", UnsignedLong), ("hard", UnsignedLong)]
+    _fields_ = [("soft", Long), ("hard", Long)]
 
 
 class CFunction(_ctypes.CFuncPtr):
@@ -2989,22 +2948,22 @@ class CFunction(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
-def c_function(name: str, library: int = 0) -> "Callable[..., int]":
+LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+functions: "dict[str, Callable[..., int]]" = {}  # of libc that were called: 0.1 ms less
+
+
+def c_function(name: str, library: int = LIBC) -> "Callable[..., int]":
     """A function of the C library, or of another one that _ctypes.dlopen has opened.
 
     It takes numbers, strings, bytes and None, and returns a number.
     (`import ctypes` would give the same; it takes 3 ms at each of the two starts.)
     """
-    function = CFunction(_ctypes.dlsym(library or LIBC, name))
+    function = CFunction(_ctypes.dlsym(library, name))
     if name == "seccomp_init":
         function.restype = Long  # a pointer
-
-    def call(*arguments: "Any") -> int:
-        """The function, with its arguments as C wants them."""
-        return int(function(*[Long(word) if isinstance(word, int) else os.fsencode(word)
-                              if isinstance(word, str) else word for word in arguments]))
-
-    return call
+    return lambda *arguments: function(*[
+        Long(word) if isinstance(word, int) else os.fsencode(word) if isinstance(word, str)
+        else word for word in arguments])
 
 
 def libc(name: str, *arguments: "Any", path: str = "") -> int:
@@ -3018,13 +2977,9 @@ def libc(name: str, *arguments: "Any", path: str = "") -> int:
     result = functions[name](*arguments)
     if result < 0:
         number = _ctypes.get_errno()
-        named = path or next((word for word in arguments if isinstance(word, str) and word), None)
-        raise OSError(number, f"{name}: {os.strerror(number)}", named)
+        named = [word for word in (path, *arguments) if isinstance(word, str) and word]
+        raise OSError(number, f"{name}: {os.strerror(number)}", *named[:1])
     return result
-
-
-LIBC = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
-functions: "dict[str, Callable[..., int]]" = {}
 
 
 def struct(size: int, *numbers: int) -> bytes:
@@ -3034,8 +2989,8 @@ def struct(size: int, *numbers: int) -> bytes:
 
 def capset(held: int, inheritable: int) -> None:
     """capset(2) of this process: which are effective and permitted, and which inheritable."""
-    halves = [part & 0xFFFFFFFF for shift in (0, 32)
-              for part in (held >> shift, held >> shift, inheritable >> shift)]
+    halves = [each >> shift & 0xFFFFFFFF for shift in (0, 32)
+              for each in (held, held, inheritable)]
     libc("capset", struct(4, CAPABILITY_VERSION_3, 0), struct(4, *halves))
 
 
@@ -3046,76 +3001,65 @@ def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: in
 
 
 # System calls that libc has no names for, or no open way to.
-OPENAT2 = 437
+OPENAT2, PIDFD_GETFD, KEYCTL_JOIN_SESSION_KEYRING = 437, 438, 1
 KEYCTL, RT_SIGACTION = (250, 13) if os.uname().machine == "x86_64" else (219, 134)
-KEYCTL_JOIN_SESSION_KEYRING, PIDFD_GETFD = 1, 438
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 2, 4, 16
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT, RENAME_EXCHANGE = 2, 4, 16, 2
 
-AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 1 << 17, 1 << 25, 1 << 26, 1 << 27
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 28, 1 << 29, 1 << 30
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE = 1, 2, 4, 8, 1 << 18
-MNT_DETACH = 2
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 1 << 20
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE = -100, 0x1000, 0x8000, 1
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE, MNT_DETACH = 1, 2, 4, 8, 0x40000, 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
-OPEN_TREE_CLONE, FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1, 1
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
-RENAME_EXCHANGE = 2
+FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP = 1, 4, 15, 24
-PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2
-CAPABILITY_VERSION_3, CAP_KILL = 0x20080522, 5
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 22, 38, 47, 2
+CAPABILITY_VERSION_3, CAP_KILL, SECCOMP_MODE_FILTER = 0x20080522, 5, 2
 SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
 # BPF, struct sock_filter: load the call's number; if it is not greater, skip one; ENOSYS.
-NEWER_CALLS = (struct(2, 0x20, 0) + struct(4, 0) + struct(2, 0x25) + b"\0\1"
-               + struct(4, LAST_CALL) + struct(2, 0x06, 0) + struct(4, refuse(errno.ENOSYS)))
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-SIOCSIFFLAGS, IFF_UP, AF_VSOCK, AF_ALG = 0x8914, 1, 40, 38
-PER_LINUX32, UNAME26 = 0x0008, 0x0020000
+NEWER_CALLS = struct(8, 0x20, 0x01000025 | LAST_CALL << 32, 0x06 | refuse(errno.ENOSYS) << 32)
+TIOCSTI, TIOCLINUX, SIOCSIFFLAGS, IFF_UP = 0x5412, 0x541C, 0x8914, 1
+AF_ALG, AF_VSOCK, PER_LINUX32, UNAME26 = 38, 40, 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 # As docker run does: all but what cannot be held, and what tells of our own children and pipes.
 NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGPIPE,
                  _signal.SIGURG}
-FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGSEGV,
-                 _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGTRAP,
-                 _signal.SIGSYS, _signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGURG}
 FORWARDED = _signal.valid_signals() - NOT_FORWARDED
 
 MINIMUM_MEMORY = {1: 6 << 20, 2: 16 << 20}  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 NOT_SET = "\0"  # no variable has it as its value
-UNITS = {f"{letter}{end}": 1024**power for power, letter in enumerate(["", *"kmgtp"])
-         for end in ("", "b", "ib") if letter or end != "ib"}
+SIZES = ",b k,kb,kib m,mb,mib g,gb,gib t,tb,tib p,pb,pib"
+UNITS = {unit: 1024**power for power, units in enumerate(SIZES.split())
+         for unit in units.split(",")}
 
 
-def command_of(words: "list[str]") -> int:
-    """Do what the command line says. Returns the exit code. Raises Failure."""
-    os.umask(0o022)  # what is made for a container does not depend on the caller's
-    commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
-    asked = words[0] if words and words[0] in COMMANDS else ""
-    try:
-        if words[:1] in (["--help"], ["-h"], ["help"]) or words[1:] == ["--help"]:
-            raise Help
-        if not words or words[0] not in commands:
-            raise Usage(f"{words[0] if words else 'a command'}: not run, pull, spec or inspect")
-        return commands[words[0]](words[1:])
-    except Help:
-        print_all(help_for(asked).encode())
-        return 0
+def give_help(command: str) -> "NoReturn":
+    """Print the help for a command, or for all of them, and end. Raises Failure."""
+    print_all(help_for(command if command in COMMANDS else "").encode())
+    os._exit(0)
 
 
 def main() -> "NoReturn":
-    """End with the exit code of what the command line says, never with a traceback."""
-    words = sys.argv[1:]
+    """Do what the command line says and end with its exit code, never with a traceback."""
+    os.umask(0o022)  # what is made for a container does not depend on the caller's
+    commands = {"run": run, "child": child, "pull": pull, "inspect": inspect, "spec": spec}
+    name, *words = sys.argv[1:] or [""]
     try:
-        code = command_of(words)
+        if name in ("--help", "-h", "help") or words == ["--help"]:
+            give_help(name)
+        if name not in commands:
+            raise Usage(f"{name or 'a command'}: not run, pull, spec or inspect")
+        code = commands[name](words)
     except Exception as error:
         failure = as_failure(error)
-        if str(failure):  # it has none when a signal ended run
-            usage = usage_of(words[0] if words else "run")
-            say(str(failure), usage * isinstance(failure, Usage))
         code = failure.code
+        if str(failure):  # it has none when a signal ended run
+            say(str(failure))
+        if isinstance(failure, Usage):
+            quietly(os.write, 2, usage_of(name).encode())
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 
 
