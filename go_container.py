@@ -281,7 +281,7 @@ class Container:
         Raises Failure, also for an id that the container's map does not have.
         """
         last = sum(count for _, _, count in self.maps["gid"]) - 1
-        self.uid, self.gid, self.groups, home = look_up_user(self.user, self.rootfs, last)
+        (self.uid, self.gid, *self.groups), home = look_up_user(self.user, self.rootfs, last)
         self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
                             "HOME": home, **dict(self.env)}
         for name in [name for name, value in self.environment.items() if value is None]:
@@ -1068,15 +1068,11 @@ def why_not(path: str, error: "OSError") -> "Failure":
 
 # ── Options: docker run's, read once ─────────────────────────────────────────────────────────
 
-USAGE = """\
-usage: go_container.py run [OPTIONS] COMMAND [ARG...]
-       go_container.py pull [OPTIONS] [FILE|URL]
-       go_container.py spec [OPTIONS] COMMAND [ARG...]
-       go_container.py inspect [PID]
-"""
-COMMANDS = {  # their groups of options; without a command, --help shows the usual ones
-    "run": "usual limits isolation more", "pull": "pull",
-    "spec": "usual limits isolation more spec", "inspect": "", "": "usual limits",
+COMMANDS = {  # what follows the name, and the groups of options
+    "run": ("[OPTIONS] COMMAND [ARG...]", "usual limits isolation more"),
+    "pull": ("[OPTIONS] [FILE|URL]", "pull"),
+    "spec": ("[OPTIONS] COMMAND [ARG...]", "usual limits isolation more spec"),
+    "inspect": ("[PID]", ""),
 }
 OPTIONS = {  # by groups: the lines of --help, from which parse() takes the names
     "usual": """\
@@ -1120,16 +1116,17 @@ HELP_END = """
 exit code: the command's own; 128+N if signal N ended it; 127 if it was not found,
 126 if it cannot be run; 125 if there was no container, and one line says why
 """
+ALL_OPTIONS = "all options: run --help; pull, spec\n"
 INSTEAD = {  # options of docker run that do not exist here, and what does
-    "detach": "end the line with &",
-    "entrypoint": "the first word after the options is the command",
-    "mount": "-v SRC:DST shows a file or directory of the host",
-    "name": "--hostname names it inside, and `inspect` finds the last one",
-    "privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
-    "publish": "with --network host its ports are the host's",
-    "tmpfs": "/dev/shm is one",
+    "--detach": "end the line with &",
+    "--entrypoint": "the first word after the options is the command",
+    "--mount": "-v SRC:DST shows a file or directory of the host",
+    "--name": "--hostname names it inside, and `inspect` finds the last one",
+    "--privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
+    "--publish": "with --network host its ports are the host's",
+    "--tmpfs": "/dev/shm is one",
 }
-DOCKERS = {"-d": "detach", "-p": "publish", "-P": "publish", "--net": "network"}
+DOCKERS = {"-d": "--detach", "-p": "--publish", "-P": "--publish", "--net": "--network"}
 UNITS = ("", "b", "k", "kb", "kib", "m", "mb", "mib", "g", "gb", "gib", "t", "tb", "tib")
 MINIMUM_MEMORY = (0, 6 << 20, 16 << 20)  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
@@ -1137,16 +1134,16 @@ NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_
 
 def usage_of(command: str) -> str:
     """A command and what it takes; run for what is no command."""
-    lines = [line[7:] for line in USAGE.split("\n")]
-    return f"usage: {next((line for line in lines if f'py {command} ' in line), lines[0])}\n"
+    command = command if command in COMMANDS else "run"
+    return f"usage: go_container.py {command} {COMMANDS[command][0]}\n"
 
 
 def help_for(command: str) -> str:
     """The text of --help: one command with all its options, or all with the usual ones."""
-    text = usage_of(command) if command else USAGE
-    for group in COMMANDS[command].split():
+    text = "".join(map(usage_of, [command] if command else COMMANDS))
+    for group in (COMMANDS[command][1] if command else "usual limits").split():
         text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
-    return text + HELP_END + "all options: run --help; pull, spec\n" * (not command)
+    return text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not command)
 
 
 def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]":
@@ -1156,26 +1153,27 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
     Returns all options of the command by their names, and the other words.
     Raises Usage, Failure, Help.
     """
-    words, options, readers, names = list(words), {}, {}, dict(DOCKERS)
-    for line in "\n".join(map(OPTIONS.__getitem__, COMMANDS[command].split())).split("\n"):
+    words, options, known = list(words), {}, {}
+    for line in "\n".join(map(OPTIONS.__getitem__, COMMANDS[command][1].split())).split("\n"):
         if line[6:8] == "--":
-            name, *takes = line[8:28].partition("[")[0].split()
-            names[line[2:4]] = names[f"--{name}"] = name
+            long, *takes = line[6:28].partition("[")[0].split()
+            name = long[2:].replace("-", "_")
             usual = (a_text, "") if takes else (a_switch, False)
-            readers[name], options[name] = READERS.get(name, usual)
+            reader, options[name] = READERS.get(name, usual)
+            known[line[2:4]] = known[long] = name, not takes, reader
     while words and words[0].startswith("-") and words[0] != "-":
         word = words.pop(0)
         if word == "--":
             break
         if word == "--help":
             raise Help
-        spelled = word.partition("=")[0] if word[1] == "-" else word[:2]
-        name, value = names.get(spelled, spelled[2:]), word[len(spelled):]
-        if name in INSTEAD:
-            raise Failure(f"there is no {word}: {INSTEAD[name]}")
-        if name not in options:
+        typed = word.partition("=")[0] if word[1] == "-" else word[:2]
+        spelled, value = DOCKERS.get(typed, typed), word[len(typed):]
+        if spelled in INSTEAD:
+            raise Failure(f"there is no {word}: {INSTEAD[spelled]}")
+        if spelled not in known:
             raise Usage(f"no option {word}")
-        switch = readers[name] is a_switch or name == "explain"
+        name, switch, reader = known[spelled]
         if switch and value[:1] not in ("", "="):  # -it is -i -t
             words.insert(0, f"-{value}")
             value = ""
@@ -1183,11 +1181,11 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
             raise Usage(f"{word} needs a value")
         value = value.removeprefix("=") if value else "true" if switch else words.pop(0)
         try:
-            new, old = readers[name](value), options[name]
+            new = reader(value)
         except ValueError as error:
-            raise Failure(f"--{name} {value}: {error}") from None
-        options[name] = [*old, new] if isinstance(old, list) else new
-    return {name.replace("-", "_"): value for name, value in options.items()}, words
+            raise Failure(f"{spelled} {value}: {error}") from None
+        options[name] = [*options[name], new] if isinstance(options[name], list) else new
+    return options, words
 
 
 # What reads the value of an option raises ValueError with what it would have taken.
@@ -1246,7 +1244,7 @@ def a_size(text: str) -> int:
 
 def a_name(text: str) -> str:
     """What a host and a directory can be called, and other programs can live with."""
-    require(len(text) <= 64 and text.strip("-.") and set(text) <= set(NAME_LETTERS),
+    require(len(text) <= 64 and text[:1] not in "-." and set(text) <= set(NAME_LETTERS),
             "1 to 64 letters, digits, hyphens, underscores and dots")
     return text
 
@@ -1285,12 +1283,12 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # The others are switches, or take any text.
     "env": (a_variable, []), "hostname": (a_name, "container"), "tty": (a_switch, None),
     "network": (one_of("host or none"), "host"), "user": (a_text, "0"), "volume": (a_volume, []),
-    "workdir": (a_path, "/"), "cgroup-parent": (a_name, "demo"), "memory": (a_size, 0),
+    "workdir": (a_path, "/"), "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
     "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
-    "pids-limit": (a_process_count, 0), "cap-add": (a_capability, []),
-    "cap-drop": (a_capability, []), "security-opt": (one_of("seccomp=unconfined"), ""),
+    "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
+    "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
-    "stop-timeout": (a_number, 10.0),
+    "stop_timeout": (a_number, 10.0),
 }
 HERE = os.path.dirname(__file__)
 
@@ -1308,8 +1306,8 @@ def root_path(rootfs: str) -> str:
 # ── Users, ids, capabilities ─────────────────────────────────────────────────────────────────
 
 
-def look_up_user(user: str, root: str, last: int) -> "tuple[int, int, list[int], str]":
-    """--user as numbers: user, group, supplementary groups, and the home directory.
+def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
+    """--user as numbers, of the user, the group and other groups; and the home directory.
 
     user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. last: the highest id
     that the container has. Raises Failure.
@@ -1322,11 +1320,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[int, int, list[int],
     others = [each[2] for each in groups if name in each[3].split(",") and last]
     if group:
         gid, others = entry_of(group, groups, ["", "", group])[2], []
-    for number in (uid, gid, *others):
+    ids = [uid, gid, *others]
+    for number in ids:
         if not is_number(number) or int(number) > last:
             raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
                           "name in the root's /etc/passwd or /etc/group")
-    return int(uid), int(gid), [int(each) for each in others], home or "/"
+    return [int(number) for number in ids], home or "/"
 
 
 def entry_of(word: str, entries: "list[list[str]]", otherwise: "list[str]") -> "list[str]":
@@ -1352,14 +1351,15 @@ def id_maps(userns: str) -> "dict[str, list[list[int]]]":
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
-    callers = {"uid": os.geteuid(), "gid": os.getegid()}
-    firsts = {kind: subordinate_ids(kind) for kind in callers}
-    if callers["uid"] == 0:
+    firsts = {kind: subordinate_ids(kind) for kind in ("uid", "gid")}
+    if os.geteuid() == 0:
         return {kind: [[0, 0 if userns else first or unused_ids(), IDS]]
                 for kind, first in firsts.items()}
-    ranges = all(first and which(f"new{kind}map") for kind, first in firsts.items())
-    return {kind: [[0, own, 1], *[[1, firsts[kind], IDS - 1]] * ranges]
-            for kind, own in callers.items()}
+    maps = {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
+    if all(first and which(f"new{kind}map") for kind, first in firsts.items()):
+        for kind, first in firsts.items():
+            maps[kind].append([1, first, IDS - 1])
+    return maps
 
 
 def subordinate_ids(kind: str) -> int:
@@ -1516,18 +1516,22 @@ def read_inside(root: str, path: str) -> str:
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
 
 CPU_PERIOD = 100000  # microseconds; the kernel's usual one
-FILES = {  # by controller and version: the limit, the most at once, and what counts its victims
+FILES = {  # by controller and version: the limit, the most at once, and where it counts what
     ("pids", 1): "pids.max pids.peak pids.events max",
     ("pids", 2): "pids.max pids.peak pids.events max",
     ("memory", 1): "memory.limit_in_bytes memory.max_usage_in_bytes memory.oom_control oom_kill",
     ("memory", 2): "memory.max memory.peak memory.events oom_kill",
-    ("cpu", 1): "cpu.cfs_quota_us",
-    ("cpu", 2): "cpu.max",
+    ("cpu", 1): "cpu.cfs_quota_us cpu.stat cpu.stat nr_throttled",
+    ("cpu", 2): "cpu.max cpu.stat cpu.stat nr_throttled",
 }
 # What is limited with memory where the kernel counts it. Swap would only hide the limit.
 WITH_MEMORY = {"memory.memsw.limit_in_bytes": "{}", "memory.swap.max": "0",
                "memory.kmem.tcp.limit_in_bytes": "{}"}
-LIMITS = {"pids": "--pids-limit", "memory": "--memory"}  # that can be hit
+LIMITS = {  # that can be hit: the option, its unit here, and what is said then
+    "pids": ("--pids-limit", 1, "the limit of {:.0f} processes was hit {:.0f} times ({})"),
+    "memory": ("--memory", 1 << 20,
+               "the memory limit of {:.4g} MB was hit: {:.0f} processes killed ({})"),
+}
 
 
 class Cgroup:
@@ -1541,7 +1545,8 @@ class Cgroup:
 
     def __init__(self, controller: str, version: int, path: str) -> None:
         self.controller, self.version, self.path = controller, version, path
-        self.limit_file, *self.counters = FILES[controller, version].split()
+        self.limit_file, self.peak_file, self.events, self.key = (
+            FILES[controller, version].split())
         self.tasks: list[int] = []  # descriptors: who writes 0 to them joins, in version 1
 
     def is_prepared(self) -> bool:
@@ -1553,7 +1558,7 @@ class Cgroup:
     def make_leaf(self, name: str) -> None:
         """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
         self.leaf = f"{self.path}/{name}"
-        self.before = number_in(f"{self.path}/pids.events.local", "max")
+        self.before = self.refused_above()
         ours = mode_of(self.leaf)  # with another controller of version 2
         while not ours:
             try:
@@ -1590,7 +1595,11 @@ class Cgroup:
 
     def peak(self) -> float:
         """The most that the leaf has had at once."""
-        return number_in(f"{self.leaf}/{self.counters[0]}")
+        return number_in(f"{self.leaf}/{self.peak_file}")
+
+    def refused_above(self) -> float:
+        """How often what was prepared has refused somebody. Version 1 does not count that."""
+        return number_in(f"{self.path}/{self.controller}.events.local", self.key)
 
     def event(self) -> str:
         """Which limit this container has hit, how often, and whose it is; empty if none.
@@ -1599,26 +1608,22 @@ class Cgroup:
         may have been another container's: this one is named only if it had several processes,
         so that it did fork.
         """
-        peak, limit, above = self.peak(), self.max(self.leaf), self.max(self.path)
-        hits = number_in(f"{self.leaf}/{self.counters[1]}", self.counters[2])
-        own = limit <= peak and limit < above
-        if self.controller == "pids" and not hits and peak > 1:
-            hits, own = number_in(f"{self.path}/pids.events.local", "max") - self.before, False
-        limit, whose = ((limit, LIMITS[self.controller]) if own else
-                        (above, f"cgroup {os.path.basename(self.path)}"))
-        text = f"limit of {limit:.0f} processes was hit {hits:.0f} times"
-        if self.controller == "memory":
-            text = f"memory limit of {limit / (1 << 20):.4g} MB was hit: "
-            text += f"{hits:.0f} process{'es' * (hits != 1)} killed"
-        return f"the {text} ({whose})".replace(" 1 times", " once") * (hits > 0)
+        limit, above = self.max(self.leaf), self.max(self.path)
+        own = limit <= self.peak() and limit < above
+        hits = number_in(f"{self.leaf}/{self.events}", self.key)
+        if not hits and self.peak() > 1:
+            hits, own = self.refused_above() - self.before, False
+        whose, unit, text = LIMITS[self.controller]
+        if not own:
+            limit, whose = above, f"cgroup {os.path.basename(self.path)}"
+        text = text.format(limit / unit, hits, whose).replace(" 1 times", " once")
+        return text.replace(" 1 processes", " 1 process") * (hits > 0)
 
 
 def number_in(path: str, key: str = "") -> float:
     """The number in a cgroup's file, infinite for "max"; or the one behind a key in it, else 0."""
-    words = read(path).split()
-    if key:
-        return float(words[words.index(key) + 1]) if key in words else 0
-    return float(words[0]) if is_number("".join(words)) else float("inf")
+    words = ["", *(read(path) or "inf").split()]
+    return float(words[words.index(key) + 1].replace("max", "inf")) if key in words else 0
 
 
 def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
@@ -1637,12 +1642,12 @@ def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
         version, top = found[controller]
         if version == 2 and os.geteuid() != 0:  # a normal user's is in a subtree of theirs
             top += cgroup_of("self", "").removesuffix("/launcher")
-        cgroups.append(Cgroup(controller, version, f"{top}/{name}"))
-    if not all(cgroup.is_prepared() for cgroup in cgroups):
-        script = first_there(f"{HERE}/cgroup.sh", f"{sys.prefix}/share/go-container/cgroup.sh")
-        spawn("/bin/sh", script, "--name", name)
-    for cgroup in cgroups:
+        cgroup = Cgroup(controller, version, f"{top}/{name}")
+        if not cgroup.is_prepared():
+            script = first_there(f"{HERE}/cgroup.sh", f"{sys.prefix}/share/go-container/cgroup.sh")
+            spawn("/bin/sh", script, "--name", name)
         cgroup.parent = os.open(cgroup.path, os.O_RDONLY | os.O_DIRECTORY)
+        cgroups.append(cgroup)
     return cgroups
 
 
