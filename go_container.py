@@ -284,19 +284,12 @@ class Container:
 
         Raises Failure, also for an id that the container's map does not have.
         """
-        self.uid, self.gid, self.groups, home = look_up_user(self.user, self.rootfs)
         last = sum(count for _, _, count in self.maps["gid"]) - 1
-        if last == 0:
-            self.groups = []  # with a single id the kernel lets nobody set any
-        for number in (self.uid, self.gid, *self.groups):
-            if number > last:
-                raise Failure(f"--user {self.user}: the container's map has no id {number}, "
-                              f"only 0 to {last}")
+        (self.uid, self.gid, *self.groups), home = look_up_user(self.user, self.rootfs, last)
         self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
-                            "HOME": home}
-        self.environment.update(self.env)
-        for name in [name for name, value in self.env if value == NOT_SET]:
-            self.environment.pop(name, None)
+                            "HOME": home, **dict(self.env)}
+        for name in [name for name, value in self.environment.items() if value is None]:
+            del self.environment[name]
 
     def keeps(self, capability: str) -> bool:
         """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
@@ -456,8 +449,8 @@ def make_leaf(host: "Host") -> None:
     asked = {"pids": host.pids_limit, "memory": host.memory, "cpu": round(host.cpus * CPU_PERIOD)}
     for cgroup in host.cgroups:
         cgroup.make_leaf(host.leaf)
-        for controller in cgroup.controllers:
-            cgroup.limit(controller, asked[controller])
+        cgroup.limit(asked[cgroup.controller])
+    for cgroup in host.cgroups:
         cgroup.admit(host.pid_1)
 
 
@@ -539,7 +532,7 @@ def say_go(host: "Host") -> None:
 
     unix(7), SCM_RIGHTS.
     """
-    tasks = [fd for cgroup in host.cgroups for fd in cgroup.open_tasks()]
+    tasks = [fd for cgroup in host.cgroups for fd in cgroup.tasks]
     kept = sum(1 << number for number in kept_capabilities(host).values())
     data = marshal.dumps((len(host.mounts), len(tasks), kept, host.filter))
     send(host.socket, data, *host.mounts, *tasks)
@@ -635,8 +628,9 @@ def forward(host: "Host", number: int) -> None:
 def report_limits(host: "Host") -> None:
     """Say which limit was hit, if any, as the kernel counted it: exit code 137 does not tell."""
     try:
-        for line in [line for cgroup in host.cgroups for line in cgroup.events()]:
-            say(line)
+        for event in [cgroup.event() for cgroup in host.cgroups if cgroup.controller in LIMITS]:
+            if event:
+                say(event)
     except OSError as error:  # the exit code is the command's all the same
         say(f"whether a limit was hit is not known: {error.strerror}")
 
@@ -1102,10 +1096,10 @@ def why_not(path: str, error: "OSError") -> "Failure":
 # ── Options: docker run's, read once ─────────────────────────────────────────────────────────
 
 COMMANDS = {  # what follows the name, and the groups of options
-    "run": ("[OPTIONS] COMMAND [ARG...]", ("usual", "limits", "isolation", "more")),
-    "pull": ("[OPTIONS] [FILE|URL]", ("pull",)),
-    "spec": ("[OPTIONS] COMMAND [ARG...]", ("usual", "limits", "isolation", "more", "spec")),
-    "inspect": ("[PID]", ()),
+    "run": ("[OPTIONS] COMMAND [ARG...]", "usual limits isolation more"),
+    "pull": ("[OPTIONS] [FILE|URL]", "pull"),
+    "spec": ("[OPTIONS] COMMAND [ARG...]", "usual limits isolation more spec"),
+    "inspect": ("[PID]", ""),
 }
 OPTIONS = {  # by groups: the lines of --help, from which parse() takes the names
     "usual": """\
@@ -1149,16 +1143,20 @@ HELP_END = """
 exit code: the command's own; 128+N if signal N ended it; 127 if it was not found,
 126 if it cannot be run; 125 if there was no container, and one line says why
 """
+ALL_OPTIONS = "all options: run --help; pull, spec\n"
 INSTEAD = {  # options of docker run that do not exist here, and what does
-    "detach": "end the line with &",
-    "entrypoint": "the first word after the options is the command",
-    "mount": "-v SRC:DST shows a file or directory of the host",
-    "name": "--hostname names it inside, and `inspect` finds the last one",
-    "privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
-    "publish": "with --network host its ports are the host's",
-    "tmpfs": "/dev/shm is one",
+    "--detach": "end the line with &",
+    "--entrypoint": "the first word after the options is the command",
+    "--mount": "-v SRC:DST shows a file or directory of the host",
+    "--name": "--hostname names it inside, and `inspect` finds the last one",
+    "--privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
+    "--publish": "with --network host its ports are the host's",
+    "--tmpfs": "/dev/shm is one",
 }
-DOCKERS = {"d": "detach", "p": "publish", "P": "publish", "net": "network"}
+DOCKERS = {"-d": "--detach", "-p": "--publish", "-P": "--publish", "--net": "--network"}
+UNITS = ("", "b", "k", "kb", "kib", "m", "mb", "mib", "g", "gb", "gib", "t", "tb", "tib")
+MINIMUM_MEMORY = (0, 6 << 20, 16 << 20)  # bytes by cgroup version: docker's, and Python's
+NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
 
 def usage_of(command: str) -> str:
@@ -1169,14 +1167,10 @@ def usage_of(command: str) -> str:
 
 def help_for(command: str) -> str:
     """The text of --help: one command with all its options, or all with the usual ones."""
-    text = usage_of(command)
-    groups = COMMANDS[command][1] if command else ("usual", "limits")
-    if not command:
-        text += "".join(usage_of(name).replace("usage:", "      ") for name in COMMANDS
-                        if name != "run")
-    for group in groups:
+    text = "".join(map(usage_of, [command] if command else COMMANDS))
+    for group in (COMMANDS[command][1] if command else "usual limits").split():
         text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
-    return text + (HELP_END if command else f"{HELP_END}all options: run --help; pull, spec\n")
+    return text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not command)
 
 
 def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]":
@@ -1186,100 +1180,112 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
     Returns all options of the command by their names, and the other words.
     Raises Usage, Failure.
     """
-    words, options, full = list(words), {}, {}
-    for line in "\n".join(OPTIONS[group] for group in COMMANDS[command][1]).split("\n"):
+    words, options, known = list(words), {}, {}
+    for line in "\n".join(map(OPTIONS.__getitem__, COMMANDS[command][1].split())).split("\n"):
         if line[6:8] == "--":
-            name = line[8:].split()[0].partition("[")[0]
-            options[name], full[line[3]] = READERS[name][1], name
+            long, *takes = line[6:28].partition("[")[0].split()
+            name = long[2:].replace("-", "_")
+            usual = (a_text, "") if takes else (a_switch, False)
+            reader, options[name] = READERS.get(name, usual)
+            known[line[2:4]] = known[long] = name, not takes, reader
     while words and words[0].startswith("-") and words[0] != "-":
         word = words.pop(0)
         if word == "--":
             break
         if word == "--help":
             give_help(command)
-        name, equals, value = word[2:].partition("=")
-        short = not word.startswith("--")
-        if short:
-            name, value = full.get(word[1], word[1]), word[2:]
-        name = DOCKERS.get(name, name)
-        if name in INSTEAD:
-            raise Failure(f"there is no {word}: {INSTEAD[name]}")
-        if name not in options:
+        typed = word.partition("=")[0] if word[1] == "-" else word[:2]
+        spelled, value = DOCKERS.get(typed, typed), word[len(typed):]
+        if spelled in INSTEAD:
+            raise Failure(f"there is no {word}: {INSTEAD[spelled]}")
+        if spelled not in known:
             raise Usage(f"no option {word}")
-        switch = READERS[name][0] is a_switch or name == "explain"
-        if short and switch and value[:1] not in ("", "="):
-            words.insert(0, f"-{value}")  # -it is -i -t
+        name, switch, reader = known[spelled]
+        if switch and value[:1] not in ("", "="):  # -it is -i -t
+            words.insert(0, f"-{value}")
             value = ""
-        if short:
-            equals, value = value, value.removeprefix("=")
-        if not equals and not switch and not words:
+        if not (value or switch or words):
             raise Usage(f"{word} needs a value")
-        if not equals:
-            value = "true" if switch else words.pop(0)
+        value = value.removeprefix("=") if value else "true" if switch else words.pop(0)
         try:
-            new = READERS[name][0](value)
+            new = reader(value)
         except ValueError as error:
-            raise Failure(f"--{name} {value}: {error}") from None
-        old = options[name]
-        options[name] = [*old, new] if isinstance(old, list) else new
-    return {name.replace("-", "_"): value for name, value in options.items()}, words
+            raise Failure(f"{spelled} {value}: {error}") from None
+        options[name] = [*options[name], new] if isinstance(options[name], list) else new
+    return options, words
 
 
 # What reads the value of an option raises ValueError with what it would have taken.
 
 
-def a_size(text: str) -> int:
-    """Bytes, or with k, m, g or t, as docker takes it: a blank before, B or iB behind."""
-    unit = text.lower().lstrip("0123456789.")
-    if unit.removeprefix(" ") not in UNITS:
-        raise ValueError("not a size such as 50m")
-    size = int(a_decimal(text[:len(text) - len(unit)]) * UNITS[unit.removeprefix(" ")])
-    version = controllers().get("memory", (1, ""))[0]
-    if 0 < size < MINIMUM_MEMORY[version]:
-        raise ValueError(f"at least {MINIMUM_MEMORY[version] >> 20}m with cgroup v{version}")
-    return size
+def require(fits: object, wanted: str) -> None:
+    """Raise ValueError unless a value fits."""
+    if not fits:
+        raise ValueError(wanted)
 
 
-def a_decimal(text: str) -> float:
-    """A number of at least 0, without exponent or sign."""
-    if not text.isascii() or not text.replace(".", "", 1).isdecimal() or len(text) > 15:
-        raise ValueError("not a number")
-    return float(text)
+def a_text(text: str) -> str:
+    """Anything but nothing."""
+    require(text, "empty")
+    return text
 
 
-def a_processor_count(text: str) -> float:
-    """Processors, from a hundredth to all that there are."""
-    if not 0.01 <= a_decimal(text) <= (os.cpu_count() or 1):
-        raise ValueError(f"from 0.01 to {os.cpu_count()}")
+def one_of(words: str) -> "Callable[[str], str]":
+    """A reader that takes these words only."""
+    def choose(text: str) -> str:
+        """One of them, as it is."""
+        require(text in words.split(" or "), f"not {words}")
+        return text
+
+    return choose
+
+
+def a_switch(text: str) -> bool:
+    """true or false."""
+    return one_of("true or false")(text) == "true"
+
+
+def a_number(text: str, lowest: float = 0, highest: float = 1e15) -> float:
+    """A number in a range, without exponent or sign."""
+    require(is_number(text.replace(".", "", 1)), "not a number")
+    require(lowest <= float(text) <= highest, f"from {lowest} to {highest:.0f}")
     return float(text)
 
 
 def a_process_count(text: str) -> int:
     """Processes; 0 and -1 mean no limit of its own, as in docker."""
-    if text != "-1" and (not is_number(text) or int(a_decimal(text)) > 1 << 22):
-        raise ValueError("not a number of processes")
-    return max(int(text), 0)
+    require(text == "-1" or is_number(text), "not a number of processes")
+    return int(a_number(text.removeprefix("-1") or "0", highest=1 << 22))
+
+
+def a_size(text: str) -> int:
+    """Bytes, or with k, m, g or t, as docker takes it: a blank before, B or iB behind."""
+    unit = text.lstrip("0123456789.")
+    number, unit = text.removesuffix(unit), unit.removeprefix(" ").lower()
+    require(unit in UNITS, "not a size such as 50m")
+    size = int(a_number(number) * 1024 ** "bkmgt".find(unit[:1]))
+    least = MINIMUM_MEMORY[controllers().get("memory", (1, ""))[0]]
+    require(size == 0 or size >= least, f"at least {least >> 20}m with this version of cgroups")
+    return size
 
 
 def a_name(text: str) -> str:
     """What a host and a directory can be called, and other programs can live with."""
-    if len(text) > 64 or not set(text) <= NAME_LETTERS or text[:1] in ("", "-", "."):
-        raise ValueError("1 to 64 letters, digits, hyphens, underscores and dots")
+    require(len(text) <= 64 and text[:1] not in "-." and set(text) <= set(NAME_LETTERS),
+            "1 to 64 letters, digits, hyphens, underscores and dots")
     return text
 
 
-def a_variable(text: str) -> "tuple[str, str]":
-    """K=V, or K with its value here."""
+def a_variable(text: str) -> "tuple[str, str | None]":
+    """K=V, or K with its value here; None takes it away."""
     name, equals, value = text.partition("=")
-    if not name:
-        raise ValueError("no name before the =")
-    return name, value if equals else os.environ.get(name, NOT_SET)
+    require(name, "no name before the =")
+    return name, value if equals else os.environ.get(name)
 
 
 def a_path(text: str) -> str:
     """An absolute path inside."""
-    if not text.startswith("/"):
-        raise ValueError("not an absolute path")
+    require(text.startswith("/"), "not an absolute path")
     return os.path.normpath(f"/{text.lstrip('/')}")
 
 
@@ -1287,34 +1293,11 @@ def a_volume(text: str) -> "tuple[str, str, bool]":
     """SRC:DST[:ro|rw] as source, target, read-only."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
-    if "/" not in source or not target or mode not in ("", "ro", "rw"):
-        raise ValueError("not SRC:DST[:ro], SRC with a slash")
-    if a_path(target) in ("/", "/proc", "/dev"):
-        raise ValueError(f"the container has a {target} of its own")
-    return os.path.abspath(source), a_path(target), mode == "ro"
-
-
-def a_text(text: str) -> str:
-    """Anything but nothing."""
-    if not text:
-        raise ValueError("empty")
-    return text
-
-
-def a_switch(text: str) -> bool:
-    """true or false."""
-    return one_of("true", "false")(text) == "true"
-
-
-def one_of(*words: str) -> "Callable[[str], str]":
-    """A reader that takes these words only."""
-    def choose(text: str) -> str:
-        """One of them, as it is."""
-        if text not in words:
-            raise ValueError(f"not {' or '.join(words)}")
-        return text
-
-    return choose
+    require("/" in source and target and mode in ("", "ro", "rw"),
+            "not SRC:DST[:ro], SRC with a slash")
+    target = a_path(target)
+    require(target not in ("/", "/proc", "/dev"), f"the container has a {target} of its own")
+    return os.path.abspath(source), target, mode == "ro"
 
 
 def a_capability(text: str) -> str:
@@ -1324,66 +1307,69 @@ def a_capability(text: str) -> str:
 
 READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # What reads the value, and what it is without. A list: the option may come several times.
-    "env": (a_variable, []), "hostname": (a_name, "container"), "interactive": (a_switch, False),
-    "network": (one_of("host", "none"), "host"), "read-only": (a_switch, False),
-    "rm": (a_switch, False), "tty": (a_switch, None), "user": (a_text, "0"),
-    "volume": (a_volume, []), "workdir": (a_path, "/"), "cgroup-parent": (a_name, "demo"),
-    "cpus": (a_processor_count, 0.0), "memory": (a_size, 0), "pids-limit": (a_process_count, 0),
-    "cap-add": (a_capability, []), "cap-drop": (a_capability, []),
-    "security-opt": (one_of("seccomp=unconfined"), ""), "userns": (one_of("host-root"), ""),
-    "explain": (one_of("true", "calls", "step"), ""), "init": (a_switch, False),
-    "plan": (a_switch, False), "rootfs": (a_text, ""), "stop-timeout": (a_decimal, 10.0),
-    "bundle": (a_text, ""), "copy": (a_switch, False), "busybox": (a_switch, False),
-    "force": (a_switch, False), "sha256": (a_text, ""),
+    # The others are switches, or take any text.
+    "env": (a_variable, []), "hostname": (a_name, "container"), "tty": (a_switch, None),
+    "network": (one_of("host or none"), "host"), "user": (a_text, "0"), "volume": (a_volume, []),
+    "workdir": (a_path, "/"), "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
+    "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
+    "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
+    "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
+    "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
+    "stop_timeout": (a_number, 10.0),
 }
+HERE = os.path.dirname(__file__)
+
+
+def first_there(*paths: str) -> str:
+    """The first of these paths that exists, or else the first."""
+    return next(filter(os.path.exists, paths), paths[0])
 
 
 def root_path(rootfs: str) -> str:
     """The root's path on the host: by default alpine-fs here, else beside this file."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "alpine-fs")
-    here = os.path.isdir("alpine-fs") or not os.path.isdir(beside)
-    return os.path.abspath(rootfs or ("alpine-fs" if here else beside))
+    return os.path.abspath(rootfs or first_there("alpine-fs", f"{HERE}/alpine-fs"))
 
 
 # ── Users, ids, capabilities ─────────────────────────────────────────────────────────────────
 
 
-def look_up_user(user: str, root: str) -> "tuple[int, int, list[int], str]":
-    """--user as numbers: user, group, supplementary groups, and the home directory.
+def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
+    """--user as numbers, of the user, the group and other groups; and the home directory.
 
-    user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. Raises Failure.
+    user: USER[:GROUP], names or numbers; passwd(5), group(5) below root. last: the highest id
+    that the container has. Raises Failure.
     """
     name, _, group = user.partition(":")
-    users, groups = (entries(read_inside(root, f"etc/{file}")) for file in ("passwd", "group"))
-    uid, gid, home, others = name, "0", "/", []
-    known = [each for each in users if len(each) > 5 and is_called(each, name)]
-    if known:
-        name, _, uid, gid, _, home, *_ = known[0]
-        others = [each[2] for each in groups if len(each) > 3 and name in each[3].split(",")]
+    nobody = [":", "", name, "0", "", "/"]  # no name has a colon: it is in no group
+    users = entries(read_inside(root, "etc/passwd"), 6)
+    groups = entries(read_inside(root, "etc/group"), 4)
+    name, _, uid, gid, _, home, *_ = entry_of(name, users, nobody)
+    others = [each[2] for each in groups if name in each[3].split(",") and last]
     if group:
-        gid, others = [*(each[2] for each in groups if is_called(each, group)), group][0], []
-    for number in (uid, gid, *others):
-        if not is_number(number) or len(number) > 10 or int(number) > LAST_ID:
-            raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {LAST_ID} nor a "
+        gid, others = entry_of(group, groups, ["", "", group])[2], []
+    ids = [uid, gid, *others]
+    for number in ids:
+        if not is_number(number) or int(number) > last:
+            raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
                           "name in the root's /etc/passwd or /etc/group")
-    return int(uid), int(gid), [int(each) for each in others], home or "/"
+    return [int(number) for number in ids], home or "/"
 
 
-def is_called(entry: "list[str]", word: str) -> bool:
-    """Whether an entry of passwd(5) or group(5) is meant by a name, or by a number."""
-    if is_number(word):
-        return is_number(entry[2]) and int(entry[2]) == int(word)
-    return entry[0] == word
+def entry_of(word: str, entries: "list[list[str]]", otherwise: "list[str]") -> "list[str]":
+    """The entry of passwd(5) or group(5) that a number or a name means, or otherwise."""
+    field = 2 * is_number(word)
+    word = str(int(word)) if field else word
+    return next((each for each in entries if each[field] == word), otherwise)
 
 
-def entries(text: str) -> "list[list[str]]":
-    """The lines of passwd(5), group(5) or subuid(5) that have three fields or more, split."""
-    return [line.split(":") for line in text.split("\n") if line.count(":") > 1]
+def entries(text: str, fields: int = 3) -> "list[list[str]]":
+    """The lines of passwd(5), group(5) or subuid(5) that have so many fields or more, split."""
+    return [line.split(":") for line in text.split("\n") if line.count(":") >= fields - 1]
 
 
 def is_number(text: str) -> bool:
-    """Whether it is all digits. (isdecimal alone takes those of every script.)"""
-    return text.isascii() and text.isdecimal()
+    """Whether it is all digits, not too many. (isdecimal alone takes those of every script.)"""
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 def id_maps(userns: str) -> "dict[str, list[list[int]]]":
@@ -1392,12 +1378,12 @@ def id_maps(userns: str) -> "dict[str, list[list[int]]]":
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
+    firsts = {kind: subordinate_ids(kind) for kind in ("uid", "gid")}
     if os.geteuid() == 0:
-        return {kind: [[0, 0 if userns else subordinate_ids(kind) or unused_ids(), IDS]]
-                for kind in ("uid", "gid")}
+        return {kind: [[0, 0 if userns else first or unused_ids(), IDS]]
+                for kind, first in firsts.items()}
     maps = {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
-    firsts = {kind: subordinate_ids(kind) if which(f"new{kind}map") else 0 for kind in maps}
-    if all(firsts.values()):
+    if all(first and which(f"new{kind}map") for kind, first in firsts.items()):
         for kind, first in firsts.items():
             maps[kind].append([1, first, IDS - 1])
     return maps
@@ -1408,29 +1394,27 @@ def subordinate_ids(kind: str) -> int:
 
     kind: "uid" or "gid"; subuid(5). A range may be given to a name or to a number.
     """
-    uid = str(os.geteuid())
-    owners = [user[0] for user in entries(read("/etc/passwd")) if user[2] == uid][:1] + [uid]
-    if uid == "0":
-        owners.insert(0, os.environ.get("SUDO_USER", ""))
-    ranges = id_ranges(f"/etc/sub{kind}")
-    found = [first for owner in owners for name, first, count in ranges
-             if name == owner and first > 0 and count >= IDS]
-    return found[0] if found else 0
+    uid = os.geteuid()
+    names = [name for name, number, _ in id_ranges("passwd") if number == uid]
+    owners = [*[os.environ.get("SUDO_USER", "")] * (uid == 0), *names, str(uid)]
+    return next((first for owner in owners for name, first, count in id_ranges(f"sub{kind}")
+                 if name == owner and first > 0 and count >= IDS), 0)
 
 
-def id_ranges(path: str) -> "list[tuple[str, int, int]]":
-    """The lines of subuid(5): owner, first id, how many."""
-    return [(line[0], int(line[1]), int(line[2])) for line in entries(read(path))
-            if is_number(line[1]) and is_number(line[2])]
+def id_ranges(file: str) -> "list[tuple[str, int, int]]":
+    """Who has which ids, by a file in /etc: name, first id, how many.
+
+    subuid(5) says so. A line of passwd(5) or group(5) has one id, behind a password.
+    """
+    return [(name, *((int(first), int(count)) if is_number(first) else (int(count), 1)))
+            for name, first, count, *_ in entries(read(f"/etc/{file}")) if is_number(count)]
 
 
 def unused_ids() -> int:
     """The first of 65536 ids that no user or group has, and that nobody was given."""
-    taken = [each[1:] for kind in ("uid", "gid") for each in id_ranges(f"/etc/sub{kind}")]
-    taken += [(int(each[2]), 1) for file in ("passwd", "group")
-              for each in entries(read(f"/etc/{file}")) if is_number(each[2])]
+    taken = [each for file in ("subuid", "subgid", "passwd", "group") for each in id_ranges(file)]
     for first in range(FIRST_ID, LAST_ID - IDS, IDS):
-        if not any(begin < first + IDS and first < begin + count for begin, count in taken):
+        if all(begin >= first + IDS or first >= begin + count for _, begin, count in taken):
             return first
     raise Failure("no 65536 ids are free outside: give root a range in /etc/subuid and subgid")
 
@@ -1450,9 +1434,8 @@ def capability_numbers() -> "dict[str, int]":
 def kept_capabilities(container: "Container") -> "dict[str, int]":
     """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
     numbers = capability_numbers()
-    for name in container.cap_add + container.cap_drop:
-        if name not in numbers and name != "all":
-            raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
+    for name in {*container.cap_add, *container.cap_drop} - {*numbers, "all"}:
+        raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
     last = int(read("/proc/sys/kernel/cap_last_cap"))
     return {name: number for name, number in numbers.items()
             if number <= last and container.keeps(name)}
@@ -1583,181 +1566,143 @@ def read_inside(root: str, path: str) -> str:
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
 
 CPU_PERIOD = 100000  # microseconds; the kernel's usual one
-OPTIONAL = ("memory.memsw.limit_in_bytes", "memory.swap.max", "memory.kmem.tcp.limit_in_bytes")
-LIMITS = {"pids": "--pids-limit", "memory": "--memory"}  # that can be hit
+FILES = {  # by controller and version: the limit, the most at once, and where it counts what
+    ("pids", 1): "pids.max pids.peak pids.events max",
+    ("pids", 2): "pids.max pids.peak pids.events max",
+    ("memory", 1): "memory.limit_in_bytes memory.max_usage_in_bytes memory.oom_control oom_kill",
+    ("memory", 2): "memory.max memory.peak memory.events oom_kill",
+    ("cpu", 1): "cpu.cfs_quota_us cpu.stat cpu.stat nr_throttled",
+    ("cpu", 2): "cpu.max cpu.stat cpu.stat nr_throttled",
+}
+# What is limited with memory where the kernel counts it. Swap would only hide the limit.
+WITH_MEMORY = {"memory.memsw.limit_in_bytes": "{}", "memory.swap.max": "0",
+               "memory.kmem.tcp.limit_in_bytes": "{}"}
+LIMITS = {  # that can be hit: the option, its unit here, and what is said then
+    "pids": ("--pids-limit", 1, "the limit of {:.0f} processes was hit {:.0f} times ({})"),
+    "memory": ("--memory", 1 << 20,
+               "the memory limit of {:.4g} MB was hit: {:.0f} processes killed ({})"),
+}
 
 
 class Cgroup:
-    """The prepared cgroup in one hierarchy, and in it the leaf of one container. Version 1.
+    """What was prepared for one controller, such as "pids", and in it the leaf of one container.
 
-    path: the directory. controllers: those that we use here, such as "pids".
+    In version 1 each controller has directories of its own, in version 2 all have the same.
     """
 
-    leaf, leaf_path = -1, ""
-    files = {  # by controllers: what to write where, {} being the limit
-        "pids": {"pids.max": "{}"},
-        # No swap: it would only hide the limit. Its file is there with swap accounting only.
-        "memory": {"memory.limit_in_bytes": "{}", "memory.memsw.limit_in_bytes": "{}",
-                   "memory.kmem.tcp.limit_in_bytes": "{}"},
-        "cpu": {"cpu.cfs_period_us": f"{CPU_PERIOD}", "cpu.cfs_quota_us": "{}"},
-    }
-    peaks = {"pids": "pids.peak", "memory": "memory.max_usage_in_bytes"}
+    parent = -1  # descriptor of the directory
+    leaf = ""  # its path
 
-    def __init__(self, path: str, controllers: "list[str]") -> None:
-        self.path, self.controllers = path, controllers
-        self.parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    def __init__(self, controller: str, version: int, path: str) -> None:
+        self.controller, self.version, self.path = controller, version, path
+        self.limit_file, self.peak_file, self.events, self.key = (
+            FILES[controller, version].split())
+        self.tasks: list[int] = []  # descriptors: who writes 0 to them joins, in version 1
+
+    def is_prepared(self) -> bool:
+        """Whether cgroup.sh is through, which another run may have called: this it does last."""
+        if self.version == 1:
+            return os.path.isdir(self.path)
+        return self.controller in read(f"{self.path}/cgroup.subtree_control").split()
 
     def make_leaf(self, name: str) -> None:
         """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
-        self.leaf_path = f"{self.path}/{name}"
-        while self.leaf < 0:
+        self.leaf = f"{self.path}/{name}"
+        self.before = self.refused_above()
+        ours = mode_of(self.leaf)  # with another controller of version 2
+        while not ours:
             try:
-                if not mode_of(self.leaf_path):
-                    os.mkdir(name, 0o755, dir_fd=self.parent)
-                self.leaf = lock(name, self.parent)
-                os.stat(name, dir_fd=self.parent)
-            except (FileNotFoundError, FileExistsError):  # swept before it was locked: again
-                self.leaf = -1
+                os.mkdir(self.leaf, 0o755)
+            except FileExistsError:
+                pass
             except PermissionError:
                 raise Failure(f"cgroup {self.path} is not yours: sudo ./cgroup.sh hands it to its "
                               "caller, --cgroup-parent none does without limits") from None
+            ours = lock(self.leaf) >= 0 and mode_of(self.leaf)  # else it was swept before: again
 
-    def limit(self, controller: str, value: int) -> None:
+    def limit(self, value: int) -> None:
         """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD.
 
         Without a value, only TCP's buffers: version 1 counts them where a limit was written.
         """
-        for file, text in self.files[controller].items():
-            path, always = f"{self.leaf_path}/{file}", file == "memory.kmem.tcp.limit_in_bytes"
-            try:
-                if (value or always) and (file not in OPTIONAL or mode_of(path)):
-                    write(path, text.format(value or -1))
-            except OSError as error:
-                raise Failure(f"{path}: {text.format(value)}: {error.strerror}") from None
+        if value:
+            write(f"{self.leaf}/{self.limit_file}", str(value))
+        for file, text in WITH_MEMORY.items():
+            path = f"{self.leaf}/{file}"
+            if self.controller == "memory" and (value or ".tcp." in file) and mode_of(path):
+                write(path, text.format(value or -1))
 
     def admit(self, pid: int) -> None:
-        """Take PID 1 in. In version 1 it joins by itself, see open_tasks()."""
+        """Take PID 1 in, while its interpreter starts. In version 1 it joins by itself."""
+        if self.version == 1:
+            self.tasks = [os.open(f"{self.leaf}/tasks", os.O_WRONLY)]
+        elif self.controller == "pids":  # and so for all
+            write(f"{self.leaf}/cgroup.procs", str(pid))
 
-    def open_tasks(self) -> "list[int]":
-        """Descriptors: who writes 0 to them joins, in version 1."""
-        return [os.open(f"{self.leaf_path}/tasks", os.O_WRONLY)]
+    def max(self, folder: str) -> float:
+        """The limit of the leaf, or of what was prepared, as the kernel has it now."""
+        return number_in(f"{folder}/{self.limit_file}")
 
-    def count(self, file: str, key: str, folder: int = -1) -> int:
-        """The number behind key in a file of events; 0 if there is none."""
-        words = read(file, self.leaf if folder < 0 else folder).split()
-        return int(words[words.index(key) + 1]) if key in words else 0
-
-    def number(self, file: str, folder: int = -1) -> float:
-        """What a file of the leaf, or of another folder, says; infinite if it is no number."""
-        text = read(file, self.leaf if folder < 0 else folder)
-        return float(text) if is_number(text) else float("inf")
-
-    def max(self, controller: str, folder: int = -1) -> float:
-        """The limit of the leaf, or of another folder, as the kernel has it now."""
-        return self.number(next(iter(self.files[controller])), folder)
-
-    def peak(self, controller: str) -> float:
+    def peak(self) -> float:
         """The most that the leaf has had at once."""
-        return self.number(self.peaks[controller])
+        return number_in(f"{self.leaf}/{self.peak_file}")
 
-    def hits(self, controller: str) -> "tuple[int, bool]":
-        """How often a limit has cost this container a process, and whether it was the leaf's."""
-        if controller == "memory":
-            return (self.count("memory.oom_control", "oom_kill"),
-                    self.peak("memory") >= self.max("memory"))
-        return self.count("pids.events", "max"), self.max("pids") < self.max("pids", self.parent)
+    def refused_above(self) -> float:
+        """How often what was prepared has refused somebody. Version 1 does not count that."""
+        return number_in(f"{self.path}/{self.controller}.events.local", self.key)
 
-    def events(self) -> "Iterator[str]":
-        """A line for each limit that this container has hit, and whose limit that is."""
-        for controller in [name for name in LIMITS if name in self.controllers]:
-            hits, own = self.hits(controller)
-            limit = self.max(controller, self.leaf if own else self.parent)
-            if controller == "memory":
-                text = f"memory limit of {limit / (1 << 20):.4g} MB was hit: {hits} process"
-                text += f"{'es' * (hits != 1)} killed"
-            else:
-                text = f"limit of {limit:.0f} processes was hit "
-                text += "once" if hits == 1 else f"{hits} times"
-            if hits:
-                whose = LIMITS[controller] if own else f"cgroup {os.path.basename(self.path)}"
-                yield f"the {text} ({whose})"
+    def event(self) -> str:
+        """Which limit this container has hit, how often, and whose it is; empty if none.
 
-
-class CgroupV2(Cgroup):
-    """The same in version 2, where one hierarchy has all controllers."""
-
-    files = {
-        "pids": {"pids.max": "{}"},
-        "memory": {"memory.max": "{}", "memory.swap.max": "0"},
-        "cpu": {"cpu.max": f"{{}} {CPU_PERIOD}"},
-    }
-    peaks = {"pids": "pids.peak", "memory": "memory.peak"}
-
-    def make_leaf(self, name: str) -> None:
-        """As in version 1, and remember what has happened above it before."""
-        super().make_leaf(name)
-        self.before = self.count("pids.events.local", "max", self.parent)
-
-    def admit(self, pid: int) -> None:
-        """Take PID 1 in, while its interpreter starts."""
-        write(f"{self.leaf_path}/cgroup.procs", str(pid))
-
-    def open_tasks(self) -> "list[int]":
-        """None: PID 1 is in already."""
-        return []
-
-    def hits(self, controller: str) -> "tuple[int, bool]":
-        """As in version 1. Since Linux 6.11 a refused fork is counted where the limit is.
-
-        Above the leaf it may then have been another container's: this one is named only if it
-        had several processes, so that it did fork.
+        Since Linux 6.11 version 2 counts a refused fork where the limit is. Above the leaf it
+        may have been another container's: this one is named only if it had several processes,
+        so that it did fork.
         """
-        if controller == "memory":  # "oom" counts how often the leaf itself was full
-            kills = self.count("memory.events", "oom_kill")
-            return kills, self.count("memory.events", "oom") > 0
-        hits, own = self.count("pids.events", "max"), self.peak("pids") >= self.max("pids")
-        if hits == 0 and 1 < self.peak("pids") < float("inf"):
-            return self.count("pids.events.local", "max", self.parent) - self.before, False
-        return hits, own
+        limit, above = self.max(self.leaf), self.max(self.path)
+        own = limit <= self.peak() and limit < above
+        hits = number_in(f"{self.leaf}/{self.events}", self.key)
+        if not hits and self.peak() > 1:
+            hits, own = self.refused_above() - self.before, False
+        whose, unit, text = LIMITS[self.controller]
+        if not own:
+            limit, whose = above, f"cgroup {os.path.basename(self.path)}"
+        text = text.format(limit / unit, hits, whose).replace(" 1 times", " once")
+        return text.replace(" 1 processes", " 1 process") * (hits > 0)
+
+
+def number_in(path: str, key: str = "") -> float:
+    """The number in a cgroup's file, infinite for "max"; or the one behind a key in it, else 0."""
+    words = ["", *(read(path) or "inf").split()]
+    return float(words[words.index(key) + 1].replace("max", "inf")) if key in words else 0
 
 
 def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
-    """The prepared cgroup of that name, once for each hierarchy that has controllers of ours.
+    """The prepared cgroup of that name, as each controller of ours has it.
 
     cpu: whether there has to be one for processors. Where the cgroup is missing, cgroup.sh is
     called to prepare it. Raises Failure.
     """
-    places: dict[tuple[int, str], list[str]] = {}
-    prepared, found = True, controllers()
-    for each in ("pids", "memory", "cpu"):
-        version, top = found.get(each, (0, ""))
-        if version == 0 and (cpu or each != "cpu"):
-            raise Failure(f"the kernel offers no cgroup controller for {each}; "
+    cgroups, found = [], controllers()
+    # In version 2, what was prepared limits processors without being named in the leaf.
+    cpu = cpu or found.get("cpu", (2, ""))[0] == 1
+    for controller in ("pids", "memory", *["cpu"] * cpu):
+        if controller not in found:
+            raise Failure(f"the kernel offers no cgroup controller for {controller}; "
                           "--cgroup-parent none runs without limits")
+        version, top = found[controller]
         if version == 2 and os.geteuid() != 0:  # a normal user's is in a subtree of theirs
             top += cgroup_of("self", "").removesuffix("/launcher")
-        if version > 0:
-            places.setdefault((version, f"{top}/{name}"), []).append(each)
-            prepared = prepared and is_prepared(version, top, name, each)
-    if not prepared:
-        try:
-            spawn("/bin/sh", cgroup_script(), "--name", name)
-        except Failure as failure:
-            raise Failure(f"there is no cgroup {name}: {failure}; --cgroup-parent none runs "
-                          "without limits") from None
-    return [(CgroupV2 if version == 2 else Cgroup)(path, names)
-            for (version, path), names in places.items()]
-
-
-def is_prepared(version: int, top: str, name: str, controller: str) -> bool:
-    """Whether cgroup.sh is through with a cgroup, for which another run may have called it.
-
-    On v2 it opens the cgroup for leaves last, and on v1 it makes the cpu controller's last.
-    """
-    if version == 1:
-        return os.path.isdir(f"{top}/{name}")
-    handed_down = read(f"{top}/{name}/cgroup.subtree_control").split()
-    return controller in handed_down or controller not in read(f"{top}/cgroup.controllers").split()
+        cgroup = Cgroup(controller, version, f"{top}/{name}")
+        if not cgroup.is_prepared():
+            script = first_there(f"{HERE}/cgroup.sh", f"{sys.prefix}/share/go-container/cgroup.sh")
+            try:
+                spawn("/bin/sh", script, "--name", name)
+            except Failure as failure:
+                raise Failure(f"there is no cgroup {name}: {failure}; --cgroup-parent none runs "
+                              "without limits") from None
+        cgroup.parent = os.open(cgroup.path, os.O_RDONLY | os.O_DIRECTORY)
+        cgroups.append(cgroup)
+    return cgroups
 
 
 def controllers() -> "dict[str, tuple[int, str]]":
@@ -1766,25 +1711,15 @@ def controllers() -> "dict[str, tuple[int, str]]":
     for line in read("/proc/self/mountinfo").split("\n"):
         top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
         if kind.startswith("cgroup") and mode_of(f"{top}/cgroup.procs"):  # else it is hidden
-            v2 = kind == "cgroup2"
-            names = read(f"{top}/cgroup.controllers").split() if v2 else options.split(",")
-            found.update(dict.fromkeys(names, (1 + v2, top)))
+            names = read(f"{top}/cgroup.controllers").split() or options.split(",")
+            found.update(dict.fromkeys(names, (int(kind[6:] or 1), top)))
     return found
 
 
 def cgroup_of(pid: str, controller: str) -> str:
     """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
-    for line in read(f"/proc/{pid}/cgroup").split("\n"):
-        _, names, path = line.split(":", 2)
-        if controller in names.split(","):
-            return path
-    return ""
-
-
-def cgroup_script() -> str:
-    """cgroup.sh, beside this file or where pip put it."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cgroup.sh")
-    return beside if os.path.exists(beside) else f"{sys.prefix}/share/go-container/cgroup.sh"
+    places = [line.split(":", 2) for line in lines_of(f"/proc/{pid}/cgroup")]
+    return next((path for _, names, path in places if controller in names.split(",")), "")
 
 
 def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> None:
@@ -1797,13 +1732,12 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
         while True:
             try:
                 os.rmdir(name, dir_fd=cgroup.parent)
-            except OSError as error:
-                if error.errno == errno.EBUSY and time.monotonic() < end:
-                    time.sleep(0.002)
-                    continue
-                if error.errno != errno.ENOENT:
+            except FileNotFoundError:  # it is gone, or never was
+                break
+            except OSError:
+                if time.monotonic() > end:
                     return
-            break
+                time.sleep(0.002)
 
 
 # ── The terminal ─────────────────────────────────────────────────────────────────────────────
@@ -2472,20 +2406,17 @@ def first_line(step: "Step") -> str:
 
 def tell_limits(host: "Host") -> str:
     """The limits of the prepared cgroup, as read back."""
-    told = [f"{each.max('pids', each.parent):.0f} processes" for each in host.cgroups
-            if "pids" in each.controllers]
-    told += [f"{each.max('memory', each.parent) / (1 << 20):.4g} MB" for each in host.cgroups
-             if "memory" in each.controllers]
-    return f"the cgroup {host.cgroup_parent}: {', '.join(told) or 'no limits'}"
+    limits = {each.controller: each.max(each.path) for each in host.cgroups}
+    told = (f"{limits['pids']:.0f} processes, {limits['memory'] / (1 << 20):.4g} MB" if limits
+            else "no limits")
+    return f"the cgroup {host.cgroup_parent}: {told}"
 
 
 def tell_usage(host: "Host") -> str:
     """What the container took, as its cgroup has counted it."""
-    told = [f"processes: {each.peak('pids'):.0f}" for each in host.cgroups
-            if "pids" in each.controllers]
-    told += [f"memory: {each.peak('memory') / (1 << 20):.1f} MB" for each in host.cgroups
-             if "memory" in each.controllers]
-    return f"used at most {', '.join(told)}" if told else ""
+    peaks = {each.controller: each.peak() for each in host.cgroups if each.controller in LIMITS}
+    return (f"used at most processes: {peaks['pids']:.0f}, memory: "
+            f"{peaks['memory'] / (1 << 20):.1f} MB") if peaks else ""
 
 
 def tell_end(host: "Host") -> str:
@@ -2515,7 +2446,7 @@ TOLD: "dict[str, Callable[[Any], str]]" = {  # by steps: what the lesson says of
     "find_root": lambda host: f"the root: {host.rootfs}",
     "find_cgroups": tell_limits,
     "fork_middle": lambda host: f"forks the middle, {host.middle}",
-    "make_leaf": lambda host: f"makes {', '.join(each.leaf_path for each in host.cgroups[:1])}",
+    "make_leaf": lambda host: f"makes {', '.join(each.leaf for each in host.cgroups[:1])}",
     "map_ids": tell_map,
     "clone_mounts": lambda host: f"takes {len(host.mounts)} mounts, with shifted owners",
     "compile_seccomp": lambda host: f"compiles a filter of {len(host.filter) // 8} instructions",
@@ -2619,7 +2550,7 @@ def kernel_view(pid: str) -> "dict[str, str]":
     for controller, (version, top) in controllers().items():
         if controller in LIMITS:
             path = cgroup_of(pid, controller if version == 1 else "")
-            file = next(iter((CgroupV2 if version == 2 else Cgroup).files[controller]))
+            file = FILES[controller, version].split()[0]
             view[f"{controller} cgroup"], limits = path, []
             while path.strip("/"):
                 limits.append(read(f"{top}{path}/{file}"))
@@ -3028,12 +2959,6 @@ NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGP
                  _signal.SIGURG}
 FORWARDED = _signal.valid_signals() - NOT_FORWARDED
 
-MINIMUM_MEMORY = {1: 6 << 20, 2: 16 << 20}  # bytes by cgroup version: docker's, and Python's
-NAME_LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-NOT_SET = "\0"  # no variable has it as its value
-SIZES = ",b k,kb,kib m,mb,mib g,gb,gib t,tb,tib p,pb,pib"
-UNITS = {unit: 1024**power for power, units in enumerate(SIZES.split())
-         for unit in units.split(",")}
 
 
 def give_help(command: str) -> "NoReturn":
