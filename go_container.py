@@ -108,7 +108,7 @@ def run(words: "list[str]") -> int:
     try:
         perform("host", host)
         if lesson:
-            lesson.finish(host)
+            lesson.finish(host.exit_code)
         return host.exit_code
     finally:
         if host.middle:
@@ -1956,7 +1956,8 @@ OCI = """{"ociVersion": "1.0.2",
     "capabilities": {"bounding": %(kept)s, "permitted": %(kept)s, "effective": %(kept)s,
         "inheritable": [], "ambient": []}, "noNewPrivileges": true},
 "mounts": %(mounts)s,
-"linux": {"namespaces": %(namespaces)s, "uidMappings": %(uids)s, "gidMappings": %(gids)s,
+"linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"},
+        {"type": "cgroup"}, {"type": "user"}], "uidMappings": %(uids)s, "gidMappings": %(gids)s,
     "maskedPaths": %(masked)s, "readonlyPaths": %(closed)s, "cgroupsPath": %(cgroup)s,
     "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": %(calls)s,
         "architectures": ["SCMP_ARCH_%(machine)s"]},
@@ -1967,7 +1968,8 @@ OCI = """{"ociVersion": "1.0.2",
 def spec(words: "list[str]") -> int:
     """Print the config.json of the container that run would start; --bundle makes its directory.
 
-    OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0.
+    OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0, or raises
+    Failure with no directory left.
     """
     import json
 
@@ -1984,25 +1986,20 @@ def spec(words: "list[str]") -> int:
         config = f"{text}\n".encode()
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
         raise Failure(f"config.json is UTF-8; {error.object[error.start]!r} is not") from None
-    if host.bundle:
-        make_bundle(host, config)
-    else:
+    if not host.bundle:
         print_all(config)
-    return 0
-
-
-def make_bundle(host: "Host", config: bytes) -> None:
-    """A directory with config.json and perhaps a copy of the root, or nothing at all."""
+        return 0
     catch_interrupts()
     os.makedirs(host.bundle)
     try:
         if host.copy:
             copy_root(host, f"{host.bundle}/rootfs")
-        with open(f"{host.bundle}/config.json", "wb", 0) as file:
-            write_all(file.fileno(), config)
+        with open(f"{host.bundle}/config.json", "wb") as file:
+            file.write(config)
     except BaseException:
         spawn("rm", "-rf", "--", host.bundle)
         raise
+    return 0
 
 
 def copy_root(host: "Host", target: str) -> None:
@@ -2011,8 +2008,8 @@ def copy_root(host: "Host", target: str) -> None:
     tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
     """
     os.mkdir(target)
-    for kind, (_, first, _) in [(kind, ranges[0]) for kind, ranges in host.maps.items()]:
-        first *= os.geteuid() == 0  # else all is the user's
+    for kind, ranges in host.maps.items():
+        first = ranges[0][1] * (os.geteuid() == 0)  # else all is the user's
         write(f"{target}.{kind}", "\n".join(f"+{each} +{each + first}" for each in range(IDS)))
     with open(f"{target}.tar", "w+b") as archive:
         spawn("tar", "--create", "--file", archive.name, "--directory", host.rootfs, "--sparse",
@@ -2040,8 +2037,6 @@ def oci_config(host: "Host") -> "dict[str, Any]":
         "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(host)],
         "mounts": [{"destination": target, "type": kind, "source": kind,
                     "options": words.split(",")} for target, kind, words in host.layout()] + binds,
-        "namespaces": [{"type": kind} for kind in ["pid", "mount", "uts", "ipc", "cgroup", "user",
-                                                   *["network"] * (host.network == "none")]],
         "masked": [f"/proc/{name}" for name in MASKED],
         "closed": [f"/proc/{name}" for name in READ_ONLY],
         "cgroup": f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}",
@@ -2053,6 +2048,8 @@ def oci_config(host: "Host") -> "dict[str, Any]":
     linux = config["linux"]
     linux["resources"] = {name: limit for name, limit in linux["resources"].items()
                           if limit.get("limit") or limit.get("quota")}
+    if host.network == "none":
+        linux["namespaces"].append({"type": "network"})
     if host.security_opt:
         del linux["seccomp"]
     if host.cgroup_parent == "none":
@@ -2156,8 +2153,7 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
         os.mkdir("root")
         fill()
         os.chmod("root", 0o755)
-        if not mode_of(before):
-            os.mkdir(before)
+        quietly(os.mkdir, before)  # to change places with
         if read_inside(before, ".gitignore") == GITIGNORE and not mode_of("root/.gitignore"):
             write("root/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
@@ -2169,20 +2165,21 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
 
 def check_root(root: str) -> None:
     """Raise Failure for what is not a root, but something that a root can be made of."""
-    names, folder = root_entries(root), "."
+    folder, names, usual = root, root_entries(root), {"bin", "sbin", "usr"}
     if not names:
         raise Failure("there is nothing in it")
-    if {"oci-layout", "manifest.json"} & set(names) and "etc" not in names:
+    if {"oci-layout", "manifest.json"} & {*names} and "etc" not in names:
         raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
                       "root of it, and so do `skopeo copy` and `umoci unpack`")
-    while len(names) == 1 and stat.S_ISDIR(mode_of(f"{root}/{folder}/{names[0]}")):
-        if names[0] in ("bin", "sbin", "usr"):
+    while len(names) == 1 and not usual & {*names}:
+        if not stat.S_ISDIR(mode_of(f"{folder}/{names[0]}")):
             return
         folder += f"/{names[0]}"
-        names = os.listdir(f"{root}/{folder}")
-    if folder != "." and {"bin", "sbin", "usr"} & set(names):
-        raise Failure(f"all of it is in one folder, {folder[2:]}: pack what is in that, with "
-                      f"tar -C {folder[2:]}")
+        names = os.listdir(folder)
+    if folder != root and usual & {*names}:
+        folder = folder.removeprefix(f"{root}/")
+        raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
+                      f"tar -C {folder}")
 
 
 def fill_from(source: str = "", sha256: str = "") -> None:
@@ -2192,17 +2189,18 @@ def fill_from(source: str = "", sha256: str = "") -> None:
     """
     import hashlib
 
-    machine = os.uname().machine
-    if not source and machine not in ALPINE_SHA256:
-        raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
     if not source:
-        source, sha256 = ALPINE.format(machine), ALPINE_SHA256[machine]
+        machine = os.uname().machine
+        source = ALPINE.format(machine)
+        sha256 = ALPINE_SHA256.get(machine, "one that is known here; give pull a FILE or a URL")
+    archive = source
     if "://" in source:
+        archive = "download"
         download(source)
-    with open("download" if "://" in source else source, "rb") as file:
+    with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 and found != sha256.lower():
-            raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was unpacked")
+            raise Failure(f"{source}: nothing was unpacked: its SHA-256 is {found}, not {sha256}")
         try:
             unpack(file, "root")
             check_root("root")
@@ -2236,19 +2234,12 @@ def download(url: str) -> None:
                         "pull FILE, or pull --busybox (apt install busybox-static)") from None
 
 
-def static_busybox() -> str:
-    """The host's busybox, if it needs no loader; else empty."""
-    path = which("busybox")
-    if path:
-        with open(path, "rb") as file:
-            return "" if b"/ld-" in file.read(4096) else path
-    return ""
-
-
 def fill_from_busybox() -> None:
     """A small root: busybox under the names of all its applets, and the files that it expects."""
-    busybox = static_busybox()
-    if not busybox:
+    busybox = which("busybox") or "/dev/null"
+    with open(busybox, "rb") as file:
+        head = file.read(4096)
+    if not head or b"/ld-" in head:  # the name of its loader
         raise Failure("there is no static busybox; apt install busybox-static")
     for folder in BUSYBOX_FOLDERS.split():
         os.makedirs(f"root/{folder}")
@@ -2264,11 +2255,12 @@ def fill_anyhow() -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
     try:
         fill_from()
-    except NoNetwork:
-        if not static_busybox():
-            raise
+    except NoNetwork as failure:
+        try:
+            fill_from_busybox()
+        except Failure:
+            raise failure from None
         say("Alpine's site does not answer: the root is the host's busybox instead")
-        fill_from_busybox()
 
 
 # ── The lesson: --explain, --plan, inspect ────────────────────────────────────────────────────
@@ -2293,7 +2285,7 @@ join_session        a session of its own
 become_root         becomes uid {own_uid} inside
 set_hostname        the host name: {name}
 start_loopback      lo is up, and there is no other interface
-make_dev            makes /dev: {dev}
+make_dev            makes /dev: devices of the host's, terminals of its own
 make_proc           mounts /proc, in which it is {pid}
 open_terminal       a terminal of its own: /dev/pts/0
 enter_root          the root is /: {root}
@@ -2304,10 +2296,17 @@ load_seccomp        Seccomp: {Seccomp}
 start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
 """  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
-CALLS = """?capset ?chroot ?clone ?clone3 ?execve ?fork ?fsconfig ?fsmount ?fsopen ?keyctl ?mkdirat
-    ?mkdir ?mount ?mount_setattr ?move_mount ?open_tree ?personality ?pivot_root ?prctl ?rmdir
-    ?setgroups ?sethostname ?setresgid ?setresuid ?setsid ?umount2 ?unlinkat ?unshare
-    ?vfork"""  # for --explain=calls; ?: an older strace may not know it
+END = """  namespaces that are not the host's: {others}
+  uid {uid} inside is {Uid} outside
+  capabilities: {CapEff}
+  / inside is {root}
+  limits: {pids limit} processes, {memory limit} memory
+  exit code {exit_code}"""  # as the kernel had it when the command began
+# For --explain=calls; ?: an older strace may not know it.
+STRACE = """-D -f -qq -e signal=none -o /proc/self/fd/9 -e trace=\
+?capset,?chroot,?clone,?clone3,?execve,?fork,?fsconfig,?fsmount,?fsopen,?keyctl,?mkdirat,\
+?mkdir,?mount,?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,\
+?setgroups,?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
 STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writes to
 LOOK = """ls -l /proc/{run}/ns
 pgrep -a -P {run}
@@ -2315,8 +2314,8 @@ pstree -pS {run}; cat /proc/{pid_1}/cgroup
 sudo cat /proc/{pid_1}/uid_map
 sudo ls /proc/{pid_1}/root/proc
 grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status"""  # by stages: for a second terminal
-NAMESPACES = ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")
-STATUS = ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")
+NAMESPACES = "user pid mnt uts ipc net cgroup time"
+STATUS = "NSpid Uid Gid CapEff CapBnd NoNewPrivs Seccomp"
 PLANNED = """rootfs command environment hostname workdir user uid gid groups maps capabilities
     cgroup_parent pids_limit memory cpus volume network read_only has_terminal init"""
 
@@ -2329,16 +2328,13 @@ def begin_lesson(process: str, side: "Host | Inside") -> None:
     strace(1) tells the system calls: run starts again below it, once.
     """
     global lesson
-    if side.explain == "calls" and process == "host" and not tracer():
+    lesson = Lesson(process, side) if side.explain else None
+    if lesson and side.explain == "calls" and process == "host" and not lesson.tracer:
         strace = which("strace")
         if strace:
             os.dup2(os.pipe()[0], STRACE_PIPE)
-            os.execv(strace, [strace, "-D", "-f", "-qq", "-e", "signal=none",
-                              "-e", f"trace={','.join(CALLS.split())}",
-                              "-o", f"/proc/self/fd/{STRACE_PIPE}",
-                              sys.executable, *sys.orig_argv[1:]])
+            os.execv(strace, [strace, *STRACE.split(), sys.executable, *sys.orig_argv[1:]])
         say("no system calls are shown without strace: apt install strace")
-    lesson = Lesson(process, side) if side.explain else None
 
 
 class Lesson:
@@ -2348,53 +2344,47 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
-    keyboard = calls = -1
+    keyboard, tracer = -1, 0
     unfinished = b""  # the part of a line that strace has begun
 
     def __init__(self, process: str, side: "Any") -> None:
-        import re
-
         self.process, self.side = process, side
-        self.page: Callable[[str], Any] = re.compile(r"[\w-]+\(\d\)|$").search
         self.told = dict(line.split(None, 1) for line in TOLD.strip().split("\n"))
         self.before = kernel_view("self")
-        self.tracer = tracer() if side.explain == "calls" else 0
-        self.end: list[str] = []
+        if side.explain == "calls":  # then it is our strace, but for the first time
+            self.tracer = int(status_of("self", "TracerPid:")[0].split()[1])
 
-    def facts(self) -> "dict[str, Any]":
-        """The description, and what the kernel says now: what the lines of TOLD are made of."""
-        side, view = self.side, kernel_view("self")
+    def facts(self, pid: str = "self") -> "dict[str, Any]":
+        """The description, and what the kernel says of a process: what TOLD is filled with."""
+        side, view = self.side, kernel_view(pid)
         _, first, count = side.maps["uid"][0]
+        others = [name for name in NAMESPACES.split()
+                  if view[f"{name} ns"] != self.before[f"{name} ns"]]
         usage = [f"{name} {cgroup.peak(name):.0f}" for cgroup in vars(side).get("cgroups", ())
                  for name in cgroup.controllers if cgroup.leaf >= 0 and name in LIMITS]
-        facts = {
-            **vars(side), **view, "first": first, "count": count - 1, "last": first + count - 1,
-            "others": self.others(view), "own_uid": os.geteuid(), "pid": os.getpid(),
-            "name": os.uname().nodename, "dev": " ".join(sorted(os.listdir("/dev"))),
-            "cwd": os.getcwd(), "volumes": " ".join(target for _, target, _ in side.volume),
-            "words": " ".join(side.command), "usage": ", ".join(usage),
+        return {
+            **vars(side), "pids limit": "none", "memory limit": "none", **view,
+            "first": first, "count": count - 1, "last": first + count - 1,
+            "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
+            "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
+            "volumes": " ".join(target for _, target, _ in side.volume),
+            "usage": ", ".join(usage),
         }
-        return {name: fact for name, fact in facts.items() if fact not in ("", "none")}
-
-    def others(self, view: "dict[str, str]") -> str:
-        """The namespaces of a process that are not those in which this lesson began."""
-        return " ".join(name.removesuffix(" ns") for name in view
-                        if name.endswith(" ns") and view[name] != self.before[name])
 
     def tell_step(self, step: "Step") -> None:
         """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        lines, page = [], self.page(step.__doc__ or "")[0]
+        page, calls = page_of(step), self.side.explain == "calls"
+        room, reason = WIDTH - 1 - len(page), f"\n{'':15}{first_line(step)}" * calls
         try:
-            text = self.told[step.__name__].format_map(self.facts())
-            text, room = printable(f"  {self.process:10} {text}"), WIDTH - 1 - len(page)
+            text = self.told[step.__name__]  # the middle, in the end, could not ask for facts
+            known = {name: fact for name, fact in self.facts().items() if fact not in ("", "none")}
+            text = printable(f"  {self.process:10} {text.format_map(known)}")
             text = text if len(text) <= room else f"{text[:room - 1]}…"
-            lines.append(f"{text:{room}} {page}".rstrip())
+            reason = f"{text:{room}} {page}".rstrip() + reason
         except (KeyError, OSError):
             pass  # there is nothing to tell, or it may not be looked at
-        if self.side.explain == "calls":
-            lines.append(f"{'':15}{first_line(step)}")
-        if lines:
-            self.tell("tell", "\n".join(lines))
+        if reason:
+            self.tell("tell", reason.lstrip("\n"))
 
     def tell(self, kind: str, text: str) -> None:
         """Lines, or with the kind "stage" a heading, by way of run."""
@@ -2410,65 +2400,52 @@ class Lesson:
         if kind != "stage":
             write_lines(text, *self.read_calls())
             return
-        bold = os.isatty(2) and "NO_COLOR" not in os.environ
-        heading = f"\033[1m{text}\033[0m" if bold else text
-        if self.side.explain != "step":
-            write_lines(*self.read_calls(), heading)
-            return
-        try:  # standard input is the command's
+        if self.side.explain == "step" and self.keyboard < 0:  # standard input is the command's
+            self.keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY) or -1
             if self.keyboard < 0:
-                self.keyboard = os.open("/dev/tty", os.O_RDONLY)
-        except OSError as error:
-            raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
-        host, look = self.side, LOOK.split("\n")[int(text[0]) - 1]
-        write_lines(heading, f"  look: {look.format(run=os.getpid(), pid_1=host.pid_1)}",
-                    "  [Enter] goes on")
-        while self.keyboard not in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
-            take_signal(host)
-        quietly(os.read, self.keyboard, 4096)  # one line, and what follows is the command's
+                raise Failure("--explain=step needs a terminal")
+        bold = os.isatty(2) and "NO_COLOR" not in os.environ
+        write_lines(*self.read_calls(), f"\033[1m{text}\033[0m" if bold else text)
+        if self.keyboard >= 0:
+            host, look = self.side, LOOK.split("\n")[int(text[0]) - 1]
+            write_lines(f"  look: {look.format(run=os.getpid(), pid_1=host.pid_1)}",
+                        "  [Enter] goes on")
+            while self.keyboard not in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
+                take_signal(host)
+            quietly(os.read, self.keyboard, 4096)  # one line, and what follows is the command's
 
     def read_calls(self) -> "list[str]":
         """What strace has written since the last time: whole lines, indented."""
-        if self.tracer and self.calls < 0:
-            path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"
-            self.calls = quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK) or -1
-        *lines, self.unfinished = (
-            self.unfinished + (quietly(os.read, self.calls, 1 << 16) or b"")).split(b"\n")
+        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"
+        if self.tracer and (pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK)):
+            self.unfinished += quietly(os.read, pipe, 1 << 16) or b""
+            os.close(pipe)  # the limit of descriptors is the caller's
+        *lines, self.unfinished = self.unfinished.split(b"\n")
         return [f"{'':15}{printable(os.fsdecode(line))}" for line in lines]
 
     def compare(self, host: "Host") -> None:
-        """Before the command begins: what the kernel says of its process, beside the host."""
-        view = kernel_view(str(host.pid_1))
-        others = self.others(view)
-        self.end = [
-            f"  {len(others.split())} namespaces are not the host's: {others}",
-            f"  uid {host.uid} inside is {view['Uid'].split()[0]} outside",
-            f"  {int(view['CapEff'], 16).bit_count()} capabilities: {view['CapEff']}",
-            f"  / inside is {view['root']}",
-            f"  limits: {view.get('pids limit')} processes, {view.get('memory limit')} memory",
-        ]
+        """Before the command begins: what the kernel says of its process, for the end."""
+        self.seen = self.facts(str(host.pid_1))
         send(host.socket, "told")
 
     def let_go(self) -> None:
         """The command has begun: strace has shown its execve(2), and is to see no more of it."""
-        end = time.monotonic() + 5
-        while self.tracer and time.monotonic() < end:
-            calls = self.read_calls()
-            write_lines(*calls)
-            if any(" = 0" in call for call in calls):
-                break
+        calls, end = [""], time.monotonic() + 5
+        while self.tracer and " = 0" not in calls[-1] and time.monotonic() < end:
             time.sleep(0.002)
+            calls += self.read_calls()
+        write_lines(*calls[1:])
         if self.tracer:
             quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
 
-    def finish(self, host: "Host") -> None:
-        """The end: what was compared, and the exit code, decoded."""
+    def finish(self, code: int) -> None:
+        """The end: what is seen from the host, and the exit code, decoded."""
         import signal
 
-        code = host.exit_code
-        names = [f" = 128 + {code - 128}: {each.name}" for each in signal.Signals
+        names = [f"{code} = 128 + {code - 128}: {each.name}" for each in signal.Signals
                  if each == code - 128]
-        write_lines(*map(printable, self.end), f"  exit code {code}{''.join(names)}")
+        end = END.format_map({**self.seen, "exit_code": "".join(names) or code})
+        write_lines(*map(printable, end.split("\n")))
 
 
 def write_lines(*lines: str) -> None:
@@ -2482,12 +2459,20 @@ def first_line(step: "Step") -> str:
     return (step.__doc__ or "").split("\n")[0]
 
 
+def page_of(step: "Step") -> str:
+    """The first manual page in a step's docstring, such as fork(2)."""
+    import re  # the first step that is told does so, when the host's files are still there
+
+    return "".join(re.findall(r"[\w-]+\(\d\)", step.__doc__ or "")[:1])
+
+
 def print_plan(host: "Host") -> int:
     """Print the steps that this command line leads to, and what it comes to. Returns 0."""
     lines = []
     for process, steps in stories(host).items():
-        lines += [step if isinstance(step, str) else
-                  f"  {process:10} {step.__name__:18} {first_line(step)}" for step in steps]
+        for step in steps:
+            lines.append(step if isinstance(step, str) else
+                         f"  {process:10} {step.__name__:18} {first_line(step)} {page_of(step)}")
     if os.path.isdir(host.rootfs):
         host.find_user()
     facts = {**vars(host), "capabilities": " ".join(kept_capabilities(host))}
@@ -2541,25 +2526,27 @@ def kernel_view(pid: str) -> "dict[str, str]":
     What may not be looked at is "?". A limit is the lowest one from its cgroup to the top.
     """
     view = {}
-    for name in NAMESPACES:
+    for name in NAMESPACES.split():
         link = quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?"
         view[f"{name} ns"] = link.strip(f"{name}:[]")
-    for name in STATUS:
-        view[name] = " ".join(status_of(pid, f"{name}:")).partition(" ")[2] or "?"
+    status = dict(line.split(":", 1) for line in lines_of(f"/proc/{pid}/status"))
+    for name in STATUS.split():
+        view[name] = " ".join(status.get(name, "?").split())
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
-    mounts = (quietly(read, f"/proc/{pid}/mountinfo") or "").split("\n")
-    roots = [words for words in (line.split(" ") for line in mounts) if words[4:5] == ["/"]]
-    view["root"] = f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
+    view["root"] = "?"
+    for line in (quietly(read, f"/proc/{pid}/mountinfo") or "").split("\n"):
+        if line.split(" ")[4:5] == ["/"]:  # the last one counts
+            view["root"] = f"{line.split(' ')[3]} of {line.partition(' - ')[2].split(' ')[1]}"
     for controller, (version, top) in controllers().items():
         if controller in LIMITS:
             path = cgroup_of(pid, controller if version == 1 else "")
             file = next(iter((CgroupV2 if version == 2 else Cgroup).files[controller]))
-            view[f"{controller} cgroup"], limits = path, []
+            view[f"{controller} cgroup"], lowest = path, 1 << 62
             while path.strip("/"):
-                limits.append(read(f"{top}{path}/{file}"))
+                limit = read(f"{top}{path}/{file}")
+                lowest = min(lowest, int(limit) if is_number(limit) else lowest)
                 path = os.path.dirname(path)
-            lowest = min([int(each) for each in limits if is_number(each)], default=1 << 62)
             text = f"{lowest / (1 << 20):.4g} MB" if controller == "memory" else str(lowest)
             view[f"{controller} limit"] = text if lowest < 1 << 62 else "none"
     return view
@@ -2569,11 +2556,6 @@ def status_of(pid: "str | int", *names: str) -> "list[str]":
     """Lines of /proc/PID/status, proc(5), in its order."""
     return [" ".join(line.split()) for line in lines_of(f"/proc/{pid}/status")
             if line.startswith(names)]
-
-
-def tracer() -> int:
-    """The process that traces this one with ptrace(2), such as strace's; 0 if there is none."""
-    return int(status_of("self", "TracerPid:")[0].split()[1])
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
