@@ -51,8 +51,7 @@ from select import POLLIN, POLLOUT
 TYPE_CHECKING = False  # typing's own takes 10 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BufferedReader
-    from typing import Any, NoReturn
+    from typing import Any, BinaryIO, NoReturn
 
     Step = Callable[[Any], None]
 
@@ -71,7 +70,7 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
     return {
         "host": [
             close_inherited, hold_signals,
-            "1 LOOK: nothing is made yet",
+            "1 LOOK, nothing is made yet",
             find_root, choose_terminal, find_cgroups,
             "2 FORK",
             fork_middle, meet_pid_1,
@@ -108,6 +107,8 @@ def run(words: "list[str]") -> int:
     begin_lesson("host", host)
     try:
         perform("host", host)
+        if lesson:
+            lesson.finish(host.exit_code)
         return host.exit_code
     finally:
         if host.middle:
@@ -141,11 +142,9 @@ def perform(process: str, side: "Host | Inside") -> None:
     for step in stories(side)[process]:
         if isinstance(step, str):
             if lesson:
-                lesson.tell(step, kind="stage")
+                lesson.tell("stage", step)
             continue
         try:
-            if lesson:
-                lesson.announce(step)
             step(side)
             if lesson:
                 lesson.tell_step(step)
@@ -377,7 +376,7 @@ def find_root(host: "Host") -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
     if host.own_root and not (os.path.lexists(host.rootfs) and root_entries(host.rootfs)):
         capability_numbers()  # python-prctl is missing? better now than after a download
-        pull_or_busybox(host.rootfs)
+        replace_root(host.rootfs, fill_anyhow)
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
     for source, target, _ in host.volume:
@@ -564,6 +563,8 @@ def await_exec(host: "Host") -> None:
             host.executing = True
             if lesson:
                 lesson.compare(host)
+    if lesson:
+        lesson.let_go()
 
 
 def supervise(host: "Host") -> None:
@@ -1066,6 +1067,8 @@ def exec_command(inside: "Inside") -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
     environment, name = inside.environment, inside.command[0]
     folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
+    if lesson:
+        lesson.tell_step(exec_command)
     send(inside.socket, "exec")
     if lesson:
         receive(inside.socket)  # run has looked at this process, and told what it saw
@@ -1718,7 +1721,7 @@ def controllers() -> "dict[str, tuple[int, str]]":
 
 def cgroup_of(pid: str, controller: str) -> str:
     """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
-    places = [line.split(":", 2) for line in lines_of(f"/proc/{pid}/cgroup")]
+    places = [line.split(":", 2) for line in read(f"/proc/{pid}/cgroup").split("\n")]
     return next((path for _, names, path in places if controller in names.split(",")), "")
 
 
@@ -1942,11 +1945,27 @@ def refuse(number: int) -> int:
 
 # ── spec: the same container for other engines ───────────────────────────────────────────────
 
+OCI = """{"ociVersion": "1.0.2",
+"root": {"path": %(root)s, "readonly": %(read_only)s}, "hostname": %(hostname)s,
+"process": {"terminal": %(has_terminal)s, "args": %(command)s, "cwd": %(workdir)s, "env": %(env)s,
+    "user": {"uid": %(uid)s, "gid": %(gid)s, "additionalGids": %(others)s},
+    "capabilities": {"bounding": %(kept)s, "permitted": %(kept)s, "effective": %(kept)s,
+        "inheritable": [], "ambient": []}, "noNewPrivileges": true},
+"mounts": %(mounts)s,
+"linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"},
+        {"type": "cgroup"}, {"type": "user"}], "uidMappings": %(uids)s, "gidMappings": %(gids)s,
+    "maskedPaths": %(masked)s, "readonlyPaths": %(closed)s, "cgroupsPath": %(cgroup)s,
+    "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": %(calls)s,
+        "architectures": ["SCMP_ARCH_%(machine)s"]},
+    "resources": {"memory": {"limit": %(memory)s, "swap": %(memory)s},
+        "pids": {"limit": %(pids_limit)s}, "cpu": {"quota": %(quota)s, "period": %(period)s}}}}"""
+
 
 def spec(words: "list[str]") -> int:
     """Print the config.json of the container that run would start; --bundle makes its directory.
 
-    OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0.
+    OCI runtime specification 1.0.2. words: run's, and --bundle DIR, --copy. Returns 0, or raises
+    Failure with no directory left.
     """
     import json
 
@@ -1964,25 +1983,20 @@ def spec(words: "list[str]") -> int:
         config = f"{text}\n".encode()
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
         raise Failure(f"config.json is UTF-8; {error.object[error.start]!r} is not") from None
-    if host.bundle:
-        make_bundle(host, config)
-    else:
+    if not host.bundle:
         print_all(config)
-    return 0
-
-
-def make_bundle(host: "Host", config: bytes) -> None:
-    """A directory with config.json and perhaps a copy of the root, or nothing at all."""
+        return 0
     catch_interrupts()
     os.makedirs(host.bundle)
     try:
         if host.copy:
             copy_root(host, f"{host.bundle}/rootfs")
-        with open(f"{host.bundle}/config.json", "wb", 0) as file:
-            write_all(file.fileno(), config)
+        with open(f"{host.bundle}/config.json", "wb") as file:
+            file.write(config)
     except BaseException:
         spawn("rm", "-rf", "--", host.bundle)
         raise
+    return 0
 
 
 def copy_root(host: "Host", target: str) -> None:
@@ -1990,77 +2004,62 @@ def copy_root(host: "Host", target: str) -> None:
 
     tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
     """
-    archive, maps = f"{target}.tar", []
-    for kind, option in (("uid", "--owner-map"), ("gid", "--group-map")):
-        first = host.maps[kind][0][1] if os.geteuid() == 0 else 0  # else all is the user's
-        fd = os.memfd_create(kind)
-        write_all(fd, b"".join(b"+%d +%d\n" % (each, each + first) for each in range(IDS)))
-        maps.append(f"{option}=/proc/{os.getpid()}/fd/{fd}")
-    spawn("tar", "--create", "--file", archive, "--directory", host.rootfs, "--sparse", *TAR,
-          *maps, ".")
     os.mkdir(target)
-    with open(archive, "rb") as file:
-        os.unlink(archive)
-        unpack(file, target)
-
-
-OCI = """{"ociVersion": "1.0.2",
-"process": {"noNewPrivileges": true, "capabilities": {"inheritable": [], "ambient": []}},
-"linux": {"resources": {}}}"""
+    for kind, ranges in host.maps.items():
+        first = ranges[0][1] * (os.geteuid() == 0)  # else all is the user's
+        write(f"{target}.{kind}", "\n".join(f"+{each} +{each + first}" for each in range(IDS)))
+    with open(f"{target}.tar", "w+b") as archive:
+        spawn("tar", "--create", "--file", archive.name, "--directory", host.rootfs, "--sparse",
+              *TAR, f"--owner-map={target}.uid", f"--group-map={target}.gid", ".")
+        spawn("rm", "--", archive.name, f"{target}.uid", f"{target}.gid")
+        unpack(archive, target)
 
 
 def oci_config(host: "Host") -> "dict[str, Any]":
-    """The document."""
+    """The document: OCI, filled in, without what this container has not."""
     import json
 
-    config: dict[str, Any] = json.loads(OCI)
-    process, linux = config["process"], config["linux"]
-    kept = [f"CAP_{name.upper()}" for name in kept_capabilities(host)]
-    process["capabilities"].update(dict.fromkeys(("bounding", "permitted", "effective"), kept))
-    process.update(terminal=host.has_terminal, args=host.command, cwd=host.workdir)
-    process["env"] = [f"{name}={value}" for name, value in host.environment.items()]
-    # No groups for a normal user: without root, engines cannot set any.
-    groups = [] if os.geteuid() else host.groups
-    process["user"] = {"uid": host.uid, "gid": host.gid, "additionalGids": groups}
-    root = "rootfs" if host.copy else host.rootfs
-    config.update(root={"path": root, "readonly": host.read_only}, hostname=host.hostname)
-    config["mounts"] = [{"destination": target, "type": kind, "source": kind,
-                         "options": words.split(",")} for target, kind, words in host.layout()]
-    rbind = "rbind" if os.geteuid() else "bind"
-    config["mounts"] += [{"destination": target, "type": "bind", "source": source,
-                          "options": [rbind, "nodev", *["ro"] * read_only]}
-                         for source, target, read_only in host.binds]
-    namespaces = ["pid", "mount", "uts", "ipc", "cgroup", "user"]
-    namespaces += ["network"] * (host.network == "none")
-    linux["namespaces"] = [{"type": each} for each in namespaces]
-    for kind, ranges in host.maps.items():
-        linux[f"{kind}Mappings"] = [{"containerID": inside, "hostID": outside, "size": count}
-                                    for inside, outside, count in ranges]
-    linux["maskedPaths"] = [f"/proc/{name}" for name in MASKED]
-    linux["readonlyPaths"] = [f"/proc/{name}" for name in READ_ONLY]
-    if host.memory:
-        linux["resources"]["memory"] = {"limit": host.memory, "swap": host.memory}
-    if host.pids_limit:
-        linux["resources"]["pids"] = {"limit": host.pids_limit}
-    if host.cpus:
-        linux["resources"]["cpu"] = {"quota": round(host.cpus * CPU_PERIOD), "period": CPU_PERIOD}
-    if not host.security_opt:
-        linux["seccomp"] = oci_seccomp(host)
-    if host.cgroup_parent != "none":
-        linux["cgroupsPath"] = f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}"
+    binds = [{"destination": target, "type": "bind", "source": source,
+              # Only root may take a mount without those below it.
+              "options": ["rbind" if os.geteuid() else "bind", "nodev", *["ro"] * read_only]}
+             for source, target, read_only in host.binds]
+    maps = {f"{kind}s": [{"containerID": inside, "hostID": outside, "size": count}
+                         for inside, outside, count in ranges]
+            for kind, ranges in host.maps.items()}
+    facts = {
+        **vars(host), **maps,
+        "root": "rootfs" if host.copy else host.rootfs,
+        "env": [f"{name}={value}" for name, value in host.environment.items()],
+        "others": [] if os.geteuid() else host.groups,  # without root, engines cannot set any
+        "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(host)],
+        "mounts": [{"destination": target, "type": kind, "source": kind,
+                    "options": words.split(",")} for target, kind, words in host.layout()] + binds,
+        "masked": [f"/proc/{name}" for name in MASKED],
+        "closed": [f"/proc/{name}" for name in READ_ONLY],
+        "cgroup": f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}",
+        "calls": oci_seccomp(host),
+        "quota": round(host.cpus * CPU_PERIOD), "period": CPU_PERIOD,
+    }
+    filled = {name: json.dumps(value, default=str) for name, value in facts.items()}
+    config: dict[str, Any] = json.loads(OCI % {**filled, "machine": os.uname().machine.upper()})
+    linux = config["linux"]
+    linux["resources"] = {name: limit for name, limit in linux["resources"].items()
+                          if limit.get("limit") or limit.get("quota")}
+    if host.network == "none":
+        linux["namespaces"].append({"type": "network"})
+    if host.security_opt:
+        del linux["seccomp"]
+    if host.cgroup_parent == "none":
+        del linux["cgroupsPath"]
     return config
 
 
-def oci_seccomp(host: "Host") -> "dict[str, Any]":
+def oci_seccomp(host: "Host") -> "list[dict[str, Any]]":
     """The same rules as compile_seccomp()'s. (runc itself closes calls that nobody knows yet.)"""
-    rules = []
-    for action, name, argument, mask, value in seccomp_rules(host):
-        comparison = {"index": argument, "value": mask, "valueTwo": value,
-                      "op": "SCMP_CMP_MASKED_EQ"}
-        rules.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
-                      "args": [comparison] * (mask != 0)})
-    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
-            "architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"]}
+    return [{"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
+             "args": [{"index": argument, "value": mask, "valueTwo": value,
+                       "op": "SCMP_CMP_MASKED_EQ"}] * (mask != 0)}
+            for action, name, argument, mask, value in seccomp_rules(host)]
 
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
@@ -2072,8 +2071,12 @@ ALPINE_SHA256 = {
     "aarch64": "f55a90f69052c5bd6f92cb09a8f47065970830b194c917a006fb94028e721259",
 }
 GITIGNORE = "*\n!.gitignore"  # of an empty alpine-fs: git keeps no empty directory
-DOWNLOAD_LIMIT = 1 << 30  # bytes
+# At most 1 GiB: curl itself looks at --max-filesize only where a size is announced.
+CURL = """prlimit --fsize=1073741824 curl --show-error --fail --location --proto =http,https
+    --max-redirs 10 --max-filesize 1073741824 --connect-timeout 30 --speed-time 30
+    --output download"""
 TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
+BUSYBOX_FOLDERS = "bin dev etc home proc root sbin sys tmp var/tmp"
 BUSYBOX_FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
@@ -2111,189 +2114,205 @@ def pull(words: "list[str]") -> int:
         raise Usage("one FILE or URL at the most")
     if options["sha256"] and not sources:
         raise Usage("--sha256 goes with FILE or URL")
-    path = root_path(options["rootfs"])
+    path, source = root_path(options["rootfs"]), "".join(sources)
     if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    if options["busybox"]:
-        replace_root(path, fill_from_busybox)
-    else:
-        try:
-            replace_root(path, fill_from("".join(sources), options["sha256"]))
-        except NoNetwork as failure:
-            raise Failure(f"{failure}; pull takes a FILE, too, or --busybox") from None
+    if source and "://" not in source:
+        source = os.path.abspath(source)
+    replace_root(path, fill_from_busybox if options["busybox"] else
+                 lambda: fill_from(source, options["sha256"]))
     return 0
 
 
-def pull_or_busybox(path: str) -> None:
-    """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
-    try:
-        replace_root(path, fill_from())
-    except NoNetwork as failure:
-        if not static_busybox():
-            raise Failure(f"{path} is empty and {failure}; three ways out: a network, "
-                          "go_container.py pull FILE, or apt install busybox-static") from None
-        say(f"{failure}: {path} gets the host's busybox instead of Alpine")
-        replace_root(path, fill_from_busybox)
-
-
-def replace_root(path: str, fill: "Callable[[str], None]") -> None:
-    """Fill a temporary directory beside path, and let the two change places at the end.
+def replace_root(path: str, fill: "Callable[[], None]") -> None:
+    """Fill "root" in a temporary directory beside path, and let the two change places at the end.
 
     Whatever interrupts it before leaves path as it was (renameat2(2), RENAME_EXCHANGE). What a
-    killed pull left beside it, with its lock free, goes now. All of it works on descriptors: who
-    owns the directory that path is in may rename things there, but leads us nowhere else.
+    killed pull left beside it, with its lock free, goes now. All of it works on descriptors and
+    in the current directory: who owns the directory that path is in may rename things there, but
+    leads us nowhere else.
     """
     catch_interrupts()
     folder, name = os.path.split(path)
-    parent = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    if os.geteuid() == 0 and not is_trusted(f"/proc/self/fd/{parent}/."):
+    os.chdir(folder)
+    if os.geteuid() == 0 and not is_trusted("."):
         raise Failure(f"{path}: others can change what is in {folder}; fill a root in a directory "
                       "that is yours, closed to others")
-    held = f"/proc/{os.getpid()}/fd"  # not self: tar and others use these paths, too
-    beside, prefix = f"{held}/{parent}", f".{name}.pull-"
-    for orphan in os.listdir(beside):
-        if orphan.startswith(prefix) and lock(orphan, parent) >= 0:
-            spawn("rm", "-rf", "--", f"{beside}/{orphan}")
-    temporary = f"{prefix}{os.urandom(4).hex()}"
-    os.mkdir(temporary, 0o700, dir_fd=parent)
-    ours = lock(temporary, parent)
-    root = f"{held}/{ours}/root"
+    for orphan in os.listdir():
+        if orphan.startswith(f".{name}.pull-") and lock(orphan) >= 0:
+            spawn("rm", "-rf", "--", orphan)
+    parent = os.open(".", os.O_PATH)
+    before = f"/proc/self/fd/{parent}/{name}"
+    temporary = f".{name}.pull-{os.urandom(4).hex()}"
+    os.mkdir(temporary, 0o700)
+    os.fchdir(lock(temporary))
     try:
-        os.mkdir(root)
-        fill(root)
-        if not root_entries(root):
-            raise Failure("there is nothing in it")
-        os.chmod(root, 0o755)
-        if not mode_of(f"{beside}/{name}"):
-            os.mkdir(name, dir_fd=parent)
-        kept = read_inside(f"{beside}/{name}", ".gitignore") == GITIGNORE
-        if kept and not mode_of(f"{root}/.gitignore"):
-            write(f"{root}/.gitignore", f"{GITIGNORE}\n")
-        libc("renameat2", ours, "root", parent, name, RENAME_EXCHANGE, path=path)
+        os.mkdir("root")
+        fill()
+        os.chmod("root", 0o755)
+        quietly(os.mkdir, before)  # to change places with
+        if read_inside(before, ".gitignore") == GITIGNORE and not mode_of("root/.gitignore"):
+            write("root/.gitignore", f"{GITIGNORE}\n")
+        libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        spawn("rm", "-rf", "--", root)
-        spawn("rm", "-rf", "--", f"{beside}/{temporary}")
+        spawn("rm", "-rf", "--", "root")
+        os.fchdir(parent)
+        spawn("rm", "-rf", "--", temporary)
 
 
-def check_root(root: str, source: str) -> None:
+def check_root(root: str) -> None:
     """Raise Failure for what is not a root, but something that a root can be made of."""
-    names, folder = root_entries(root), ""
-    if {"bin", "sbin", "usr"}.isdisjoint(names):
-        if "oci-layout" in names or "manifest.json" in names:
-            raise Failure(f"{source} is an image, not a root: `docker create` and `docker export` "
-                          "make a root of it, and so do `skopeo copy` and `umoci unpack`")
-        while len(names) == 1:
+    names, folder, usual = root_entries(root), "", {"bin", "sbin", "usr"}
+    if not names:
+        raise Failure("there is nothing in it")
+    if usual.isdisjoint(names):
+        if {"oci-layout", "manifest.json"} & {*names}:
+            raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
+                          "root of it, and so do `skopeo copy` and `umoci unpack`")
+        while len(names) == 1 and usual.isdisjoint(names):
             folder += f"{names[0]}/"
             names = quietly(os.listdir, f"{root}/{folder}") or []
-        if folder and not {"bin", "sbin", "usr"}.isdisjoint(names):
-            raise Failure(f"{source} has its root in a folder: tar -C {folder} packs what is in it")
+        if folder and not usual.isdisjoint(names):
+            raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
+                          f"tar -C {folder}")
 
 
-def fill_from(source: str = "", sha256: str = "") -> "Callable[[str], None]":
-    """What unpacks a FILE, a URL, or by default Alpine's mini root file system, into a root.
+def fill_from(source: str = "", sha256: str = "") -> None:
+    """Unpack a FILE, a URL, or by default Alpine's mini root file system, into "root".
 
     sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
     """
-    machine = os.uname().machine
-    if not source and machine not in ALPINE_SHA256:
-        raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
+    import hashlib
+
     if not source:
-        source, sha256 = ALPINE.format(machine), ALPINE_SHA256[machine]
+        machine = os.uname().machine
+        source = ALPINE.format(machine)
+        sha256 = ALPINE_SHA256.get(machine, "one that is known here; give pull a FILE or a URL")
+    archive = source
+    if "://" in source:
+        archive = "download"
+        download(source)
+    with open(archive, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 and found != sha256.lower():
+            raise Failure(f"{source}: nothing was unpacked: its SHA-256 is {found}, not {sha256}")
+        try:
+            unpack(file, "root")
+            check_root("root")
+        except Failure as failure:
+            raise Failure(f"{source} is not unpacked: {failure}") from None
 
-    def fill(root: str) -> None:
-        """Do it. Raises NoNetwork, Failure."""
-        import hashlib
 
-        with download(source, root) if "://" in source else open(source, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 and found != sha256.lower():
-                raise Failure(f"{source}: its SHA-256 is {found}, not {sha256}; nothing was "
-                              "unpacked")
-            unpack(file, root)
-        check_root(root, source)
-
-    return fill
-
-
-def unpack(archive: "BufferedReader", root: str) -> None:
+def unpack(archive: "BinaryIO", root: str) -> None:
     """Unpack with the system's tar, which never writes outside of root. Raises Failure.
 
     Device nodes go: on the host's disk they would be the host's.
     """
     os.set_inheritable(archive.fileno(), True)
     owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
-    try:
-        spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
-              *TAR, "--same-permissions", owner, "--exclude=./dev/*")
-    except Failure as failure:
-        raise Failure(f"{archive.name} is not unpacked: {failure}") from None
+    spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
+          *TAR, "--same-permissions", owner, "--exclude=./dev/*")
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str, root: str) -> "BufferedReader":
-    """Download with curl to a file beside root, with a progress bar on a terminal. Returns it.
+def download(url: str) -> None:
+    """Download with curl, with a progress bar on a terminal.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
-    import resource
-
-    if not url.startswith(("https://", "http://")):
-        raise Failure(f"{url}: only https and http are downloaded")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (DOWNLOAD_LIMIT, DOWNLOAD_LIMIT))
     try:
-        spawn("curl", "--progress-bar" if os.isatty(2) else "--silent", "--show-error", "--fail",
-              "--location", "--proto", "=http,https", "--max-redirs", "10",
-              "--max-filesize", str(DOWNLOAD_LIMIT),
-              "--connect-timeout", "30", "--speed-time", "30",
-              "--output", f"{root}.download", "--", url)
+        spawn(*CURL.split(), "--progress-bar" if os.isatty(2) else "--silent", "--", url)
     except Failure as failure:
-        kind = NoNetwork if failure.status in (5, 6, 7, 28) else Failure  # curl(1), EXIT CODES
-        raise kind(f"{url} cannot be downloaded: {failure}") from None
-    file = open(f"{root}.download", "rb")  # noqa: SIM115  (it is returned)
-    os.unlink(file.name)
-    return file
+        if failure.status not in (5, 6, 7, 28):  # curl(1), EXIT CODES
+            raise Failure(f"{url} cannot be downloaded: {failure}") from None
+        raise NoNetwork(f"{url} cannot be downloaded: {failure}; three ways out: a network, "
+                        "pull FILE, or pull --busybox (apt install busybox-static)") from None
 
 
-def static_busybox() -> str:
-    """The host's busybox, if it needs no loader; else empty."""
-    path = which("busybox")
-    if path:
-        with open(path, "rb") as file:
-            return "" if b"/ld-" in file.read(4096) else path
-    return ""
-
-
-def fill_from_busybox(root: str) -> None:
+def fill_from_busybox() -> None:
     """A small root: busybox under the names of all its applets, and the files that it expects."""
-    busybox = static_busybox()
-    if not busybox:
+    busybox = which("busybox") or "/dev/null"
+    with open(busybox, "rb") as file:
+        head = file.read(4096)
+    if not head or b"/ld-" in head:  # the name of its loader
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in ("bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "var/tmp"):
-        os.makedirs(f"{root}/{folder}")
-        mode = 0o700 if folder == "root" else 0o1777 if "tmp" in folder else 0o755
-        os.chmod(f"{root}/{folder}", mode)
-    spawn("cp", "--", busybox, f"{root}/bin/busybox")
-    for applet in spawn(busybox, "--list-full").split():
-        if applet != "bin/busybox":
-            os.makedirs(os.path.dirname(f"{root}/{applet}"), exist_ok=True)
-            os.symlink("/bin/busybox", f"{root}/{applet}")
+    for folder in BUSYBOX_FOLDERS.split():
+        os.makedirs(f"root/{folder}")
+    os.chmod("root/root", 0o700)
+    spawn("chmod", "1777", "root/tmp", "root/var/tmp")
+    spawn("cp", "--", busybox, "root/bin/busybox")
+    spawn("root/bin/busybox", "--install", "root/bin")  # hard links
     for name, text in BUSYBOX_FILES.items():
-        write(f"{root}/etc/{name}", text)
+        write(f"root/etc/{name}", text)
+
+
+def fill_anyhow() -> None:
+    """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
+    try:
+        fill_from()
+    except NoNetwork as failure:
+        try:
+            fill_from_busybox()
+        except Failure:
+            raise failure from None
+        say("Alpine's site does not answer: the root is the host's busybox instead")
 
 
 # ── The lesson: --explain, --plan, inspect ────────────────────────────────────────────────────
 
 WIDTH = 80  # columns
-CALLS = """?capset ?chroot ?clone ?clone3 ?execve ?fork ?fsconfig ?fsmount ?fsopen ?keyctl ?mkdirat
-    ?mkdir ?mount ?mount_setattr ?move_mount ?open_tree ?personality ?pivot_root ?prctl ?rmdir
-    ?setgroups ?sethostname ?setresgid ?setresuid ?setsid ?umount2 ?unlinkat ?unshare
-    ?vfork"""  # for --explain=calls; ?: an older strace may not know it
-LOOK = {  # with --explain=step: what to type in a second terminal, by stages
-    "1": "ls -l /proc/{run}/ns", "2": "pstree -p {run}", "3": "pstree -pS {run}",
-    "4": "sudo cat /proc/{pid_1}/uid_map", "5": "sudo ls /proc/{pid_1}/root/proc",
-    "6": "grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status",
-}
-NAMESPACES = ("user", "pid", "mnt", "uts", "ipc", "net", "cgroup", "time")
+TOLD = """
+find_root           the root: {rootfs}
+find_cgroups        finds the cgroup {cgroup_parent}
+fork_middle         forks the middle, {middle}
+make_leaf           makes {leaf}: --pids-limit {pids_limit} -m {memory}
+map_ids             uid 0–{count} inside = {first}–{last} outside
+clone_mounts        shifts the owners of {rootfs}
+compile_seccomp     compiles the filter
+say_go              says "go"
+supervise           PID 1 has ended, and so has all inside
+report_limits       used at most: {usage}
+unshare_namespaces  new namespaces: {others}, pid for children
+keep_capabilities   keeps its capabilities over exec
+spawn_pid_1         forks PID 1: {pid_1} on the host
+join_cgroup         joins its cgroup below {cgroup_parent}, which is / from inside
+join_session        a session of its own
+become_root         becomes uid {own_uid} inside
+set_hostname        the host name: {name}
+start_loopback      lo is up, and there is no other interface
+make_dev            makes /dev: devices of the host's, terminals of its own
+make_proc           mounts /proc, in which it is {pid}
+open_terminal       a terminal of its own: /dev/pts/0
+enter_root          the root is /: {root}
+mount_volumes       shows the volumes {volumes}
+enter_workdir       the working directory: {cwd}
+drop_privileges     uid {own_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
+load_seccomp        Seccomp: {Seccomp}
+start_init          PID 1 becomes init, and forks the command: {pid} inside
+exec_command        executes {words}
+"""  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
+END = """  namespaces that are not the host's: {others}
+  uid {uid} inside is {Uid} outside
+  capabilities: {CapEff}
+  / inside is {root}
+  limits: {pids limit} processes, {memory limit} memory
+  exit code {exit_code}"""  # as the kernel had it when the command began
+# For --explain=calls; ?: an older strace may not know it.
+STRACE = """-D -f -qq -e signal=none -o /proc/self/fd/9 -e trace=\
+?capset,?chroot,?clone,?clone3,?execve,?fork,?fsconfig,?fsmount,?fsopen,?keyctl,?mkdirat,\
+?mkdir,?mount,?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,\
+?setgroups,?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
+STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writes to
+LOOK = """ls -l /proc/{run}/ns
+pgrep -a -P {run}
+pstree -pS {run}; cat /proc/{pid_1}/cgroup
+sudo cat /proc/{pid_1}/uid_map
+sudo ls /proc/{pid_1}/root/proc
+grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status"""  # by stages: for a second terminal
+NAMESPACES = "user pid mnt uts ipc net cgroup time"
+STATUS = "NSpid Uid Gid CapEff CapBnd NoNewPrivs Seccomp"
+PLANNED = """rootfs command environment hostname workdir user uid gid groups maps capabilities
+    cgroup_parent pids_limit memory cpus volume network read_only has_terminal init"""
 
 lesson: "Lesson | None" = None
 
@@ -2304,13 +2323,13 @@ def begin_lesson(process: str, side: "Host | Inside") -> None:
     strace(1) tells the system calls: run starts again below it, once.
     """
     global lesson
-    if side.explain == "calls" and process == "host" and not tracer_of("self"):
-        strace = which("strace")
-        if not strace:
-            raise Failure("--explain=calls needs strace: apt install strace")
-        options = ["-D", "-f", "-qq", "-e", "signal=none", "-e", f"trace={','.join(CALLS.split())}"]
-        os.execv(strace, ["strace", *options, sys.executable, *sys.orig_argv[1:]])
     lesson = Lesson(process, side) if side.explain else None
+    if lesson and side.explain == "calls" and process == "host" and not lesson.tracer:
+        strace = which("strace")
+        if strace:
+            os.dup2(os.pipe()[0], STRACE_PIPE)
+            os.execv(strace, [strace, *STRACE.split(), sys.executable, *sys.orig_argv[1:]])
+        say("no system calls are shown without strace: apt install strace")
 
 
 class Lesson:
@@ -2320,83 +2339,114 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
-    keyboard = -1
+    keyboard, tracer = -1, 0
+    unfinished = b""  # the part of a line that strace has begun
 
-    def __init__(self, process: str, side: "Host | Inside") -> None:
-        import re
-
+    def __init__(self, process: str, side: "Any") -> None:
         self.process, self.side = process, side
-        self.pages = re.compile(r"[\w-]+\(\d\)").findall
-        self.before = namespaces_of("self")
-        if process == "host" and side.explain == "step":
-            try:
-                self.keyboard = os.open("/dev/tty", os.O_RDONLY)
-            except OSError as error:
-                raise Failure(f"--explain=step needs a terminal: {error.strerror}") from None
+        self.told = dict(line.split(None, 1) for line in TOLD.strip().split("\n"))
+        self.before = kernel_view("self")
+        if side.explain == "calls":  # then it is our strace, but for the first time
+            self.tracer = int(status_of("self", "TracerPid:")[0].split()[1])
 
-    def announce(self, step: "Step") -> None:
-        """With --explain=calls, say why a step is there. Its calls follow."""
-        if self.side.explain == "calls" and step not in (receive_go, guard):  # run does not listen
-            self.tell(f"  {self.process:10} {first_line(step)}", width=1 << 10)
+    def facts(self, pid: str = "self") -> "dict[str, Any]":
+        """The description, and what the kernel says of a process: what TOLD is filled with."""
+        side, view = self.side, kernel_view(pid)
+        _, first, count = side.maps["uid"][0]
+        others = [name for name in NAMESPACES.split()
+                  if view[f"{name} ns"] != self.before[f"{name} ns"]]
+        usage = [f"{name} {cgroup.peak(name):.0f}" for cgroup in vars(side).get("cgroups", ())
+                 for name in cgroup.controllers if cgroup.leaf >= 0 and name in LIMITS]
+        return {
+            **vars(side), "pids limit": "none", "memory limit": "none", **view,
+            "first": first, "count": count - 1, "last": first + count - 1,
+            "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
+            "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
+            "volumes": " ".join(target for _, target, _ in side.volume),
+            "usage": ", ".join(usage),
+        }
 
     def tell_step(self, step: "Step") -> None:
         """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        text = ""
-        if step.__name__ in TOLD:
-            text = quietly(TOLD[step.__name__], self.side)  # who may not look says nothing
-        if text:
-            pages = self.pages(step.__doc__ or "") or [""]
-            self.tell(f"  {self.process:10} {text}", pages[0])
+        page, calls = page_of(step), self.side.explain == "calls"
+        room, reason = WIDTH - 1 - len(page), f"\n{'':15}{first_line(step)}" * calls
+        try:
+            text = self.told[step.__name__]  # the middle, in the end, could not ask for facts
+            known = {name: fact for name, fact in self.facts().items() if fact not in ("", "none")}
+            text = printable(f"  {self.process:10} {text.format_map(known)}")
+            text = text if len(text) <= room else f"{text[:room - 1]}…"
+            reason = f"{text:{room}} {page}".rstrip() + reason
+        except (KeyError, OSError):
+            pass  # there is nothing to tell, or it may not be looked at
+        if reason:
+            self.tell("tell", reason.lstrip("\n"))
 
-    def tell(self, text: str, page: str = "", kind: str = "tell", width: int = WIDTH) -> None:
-        """A line, or with the kind "stage" a heading, by way of run."""
-        text = printable(text)
-        room = width - len(page) - 1
-        text = text if len(text) <= room else f"{text[:room - 1]}…"
-        line = f"{text}{page:>{max(WIDTH - len(text), 0)}}".rstrip()
+    def tell(self, kind: str, text: str) -> None:
+        """Lines, or with the kind "stage" a heading, by way of run."""
         if self.process == "host":
-            self.print(kind, line)
-            return
-        send(self.side.socket, f"{kind} {line}")
-        if not receive(self.side.socket)[0]:
-            os._exit(125)  # run is gone
+            self.print(kind, text)
+        elif self.side.socket.fileno() >= 0:  # the middle closes it in the end
+            send(self.side.socket, f"{kind} {text}")
+            if not receive(self.side.socket)[0]:
+                os._exit(125)  # run is gone
 
-    def print(self, kind: str, line: str) -> None:
-        """In run: print a line, and with --explain=step wait for Enter after a heading."""
-        stop, host = kind == "stage" and self.keyboard >= 0, self.side
-        assert isinstance(host, Host)
-        if stop:
-            look = LOOK[line[0]].format(run=os.getpid(), pid_1=host.pid_1)
-            line += f"\n  look: {look}\n  [Enter] goes on"
-        quietly(write_all, 2, f"{line}\n".encode(errors="backslashreplace"))
-        while stop:
-            if host.signals in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
+    def print(self, kind: str, text: str) -> None:
+        """In run: print lines and their calls; with --explain=step wait for Enter at a heading."""
+        if kind != "stage":
+            write_lines(text, *self.read_calls())
+            return
+        if self.side.explain == "step" and self.keyboard < 0:  # standard input is the command's
+            self.keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY) or -1
+            if self.keyboard < 0:
+                raise Failure("--explain=step needs a terminal")
+        bold = os.isatty(2) and "NO_COLOR" not in os.environ
+        write_lines(*self.read_calls(), f"\033[1m{text}\033[0m" if bold else text)
+        if self.keyboard >= 0:
+            host, look = self.side, LOOK.split("\n")[int(text[0]) - 1]
+            write_lines(f"  look: {look.format(run=os.getpid(), pid_1=host.pid_1)}",
+                        "  [Enter] goes on")
+            while self.keyboard not in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
                 take_signal(host)
-                continue
-            typed = os.read(self.keyboard, 4096)
-            stop = typed not in (b"\n", b"")
-            host.terminal.typed += typed * stop  # that line was meant for the command
+            quietly(os.read, self.keyboard, 4096)  # one line, and what follows is the command's
+
+    def read_calls(self) -> "list[str]":
+        """What strace has written since the last time: whole lines, indented."""
+        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"
+        if self.tracer and (pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK)):
+            self.unfinished += quietly(os.read, pipe, 1 << 16) or b""
+            os.close(pipe)  # the limit of descriptors is the caller's
+        *lines, self.unfinished = self.unfinished.split(b"\n")
+        return [f"{'':15}{printable(os.fsdecode(line))}" for line in lines]
 
     def compare(self, host: "Host") -> None:
-        """Before the command begins: what the kernel says of its process, beside the host."""
-        view = kernel_view(str(host.pid_1))
-        names = [name for name in NAMESPACES if view[f"{name} ns"] != self.before[f"{name} ns"]]
-        bits = view["CapEff"].strip("?") or "0"
-        for who, text, page in (
-            ("container", f"executes {' '.join(host.command)}", "execve(2)"),
-            ("host", f"{len(names)} namespaces differ: {' '.join(names)}", "namespaces(7)"),
-            ("host", f"uid {view['Uid'].split()[0]} outside is {host.uid} inside", "proc(5)"),
-            ("host", f"{bin(int(bits, 16)).count('1')} capabilities: {bits}", "capabilities(7)"),
-            ("host", f"/ inside is {view['root']}", "pivot_root(2)"),
-        ):
-            self.tell(f"  {who:10} {text}", page)
-        tracer = tracer_of("self") if host.explain == "calls" else 0
-        if tracer:  # strace is done: the command is not traced
-            os.kill(tracer, _signal.SIGKILL)  # it does not listen to any other
-            end = time.monotonic() + 5
-            while tracer_of(str(host.pid_1)) and time.monotonic() < end:
-                time.sleep(0.01)
+        """Before the command begins: what the kernel says of its process, for the end."""
+        self.seen = self.facts(str(host.pid_1))
         send(host.socket, "told")
+
+    def let_go(self) -> None:
+        """The command has begun: strace has shown its execve(2), and is to see no more of it."""
+        calls, end = [""], time.monotonic() + 5
+        while self.tracer and " = 0" not in calls[-1] and time.monotonic() < end:
+            time.sleep(0.002)
+            calls += self.read_calls()
+        write_lines(*calls[1:])
+        if self.tracer:
+            quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
+
+    def finish(self, code: int) -> None:
+        """The end: what is seen from the host, and the exit code, decoded."""
+        import signal
+
+        names = [f"{code} = 128 + {code - 128}: {each.name}" for each in signal.Signals
+                 if each == code - 128]
+        end = END.format_map({**self.seen, "exit_code": "".join(names) or code})
+        write_lines(*map(printable, end.split("\n")))
+
+
+def write_lines(*lines: str) -> None:
+    """On standard error, whether or not somebody reads them."""
+    text = "".join(f"{line}\n" for line in lines)
+    quietly(write_all, 2, text.encode(errors="backslashreplace"))
 
 
 def first_line(step: "Step") -> str:
@@ -2404,74 +2454,11 @@ def first_line(step: "Step") -> str:
     return (step.__doc__ or "").split("\n")[0]
 
 
-def tell_limits(host: "Host") -> str:
-    """The limits of the prepared cgroup, as read back."""
-    limits = {each.controller: each.max(each.path) for each in host.cgroups}
-    told = (f"{limits['pids']:.0f} processes, {limits['memory'] / (1 << 20):.4g} MB" if limits
-            else "no limits")
-    return f"the cgroup {host.cgroup_parent}: {told}"
+def page_of(step: "Step") -> str:
+    """The first manual page in a step's docstring, such as fork(2)."""
+    import re  # the first step that is told does so, when the host's files are still there
 
-
-def tell_usage(host: "Host") -> str:
-    """What the container took, as its cgroup has counted it."""
-    peaks = {each.controller: each.peak() for each in host.cgroups if each.controller in LIMITS}
-    return (f"used at most processes: {peaks['pids']:.0f}, memory: "
-            f"{peaks['memory'] / (1 << 20):.1f} MB") if peaks else ""
-
-
-def tell_end(host: "Host") -> str:
-    """The exit code, decoded."""
-    number = host.exit_code - 128
-    names = [name for name, value in vars(_signal).items()
-             if name.startswith("SIG") and "_" not in name and value == number > 0]
-    return f"exit code {host.exit_code}" + f" = 128 + {number}: {' '.join(names)}" * bool(names)
-
-
-def tell_map(host: "Host") -> str:
-    """The first line of uid_map, as the kernel has it."""
-    inside, outside, count = map(int, read(f"/proc/{host.pid_1}/uid_map").split()[:3])
-    if count == 1:
-        return f"uid {inside} inside = {outside} outside"
-    return f"uid {inside}–{inside + count - 1} inside = {outside}–{outside + count - 1} outside"
-
-
-def tell_namespaces(_: "Host") -> str:
-    """The namespaces that are others now; the PID namespace is for children."""
-    now, before = namespaces_of("self"), lesson.before if lesson else {}
-    names = [name for name in NAMESPACES if now[f"{name} ns"] != before[f"{name} ns"]]
-    return f"new namespaces: {' '.join(names)}, and pid for its children"
-
-
-TOLD: "dict[str, Callable[[Any], str]]" = {  # by steps: what the lesson says of them
-    "find_root": lambda host: f"the root: {host.rootfs}",
-    "find_cgroups": tell_limits,
-    "fork_middle": lambda host: f"forks the middle, {host.middle}",
-    "make_leaf": lambda host: f"makes {', '.join(each.leaf for each in host.cgroups[:1])}",
-    "map_ids": tell_map,
-    "clone_mounts": lambda host: f"takes {len(host.mounts)} mounts, with shifted owners",
-    "compile_seccomp": lambda host: f"compiles a filter of {len(host.filter) // 8} instructions",
-    "say_go": lambda _: 'says "go"',
-    "supervise": lambda _: "PID 1 has ended, and so has all inside",
-    "report_limits": tell_usage,
-    "dismiss_guard": tell_end,
-    "unshare_namespaces": tell_namespaces,
-    "keep_capabilities": lambda _: "keeps its capabilities over exec",
-    "spawn_pid_1": lambda host: f"forks PID 1: {host.pid_1} on the host",
-    "join_cgroup": lambda _: "joins the cgroup, which looks like / from inside",
-    "join_session": lambda _: f"a session of its own: {os.getsid(0)}",
-    "become_root": lambda _: f"becomes uid {os.geteuid()} inside",
-    "set_hostname": lambda _: f"the host name: {os.uname().nodename}",
-    "start_loopback": lambda _: "lo is up, and there is no other interface",
-    "lay_over_root": lambda _: "lays an empty layer over the root, for what will be written",
-    "make_dev": lambda _: f"makes /dev: {' '.join(sorted(os.listdir('/dev')))}",
-    "make_proc": lambda _: f"mounts /proc, in which it is {os.readlink('/proc/self')}",
-    "open_terminal": lambda _: "a terminal of its own: /dev/pts/0",
-    "enter_root": lambda _: f"the root is /: {root_mount('self')}",
-    "enter_workdir": lambda _: f"the working directory: {os.getcwd()}",
-    "drop_privileges": lambda _: " ".join(status_of("self", "CapBnd:", "NoNewPrivs:")),
-    "load_seccomp": lambda _: " ".join(status_of("self", "Seccomp:")),
-    "start_init": lambda _: f"forks the command: {os.getpid()} inside",
-}
+    return "".join(re.findall(r"[\w-]+\(\d\)", step.__doc__ or "")[:1])
 
 
 def print_plan(host: "Host") -> int:
@@ -2480,19 +2467,16 @@ def print_plan(host: "Host") -> int:
     for process, steps in stories(host).items():
         for step in steps:
             lines.append(step if isinstance(step, str) else
-                         f"  {process:10} {step.__name__:18} {first_line(step)}")
+                         f"  {process:10} {step.__name__:18} {first_line(step)} {page_of(step)}")
     if os.path.isdir(host.rootfs):
         host.find_user()
     facts = {**vars(host), "capabilities": " ".join(kept_capabilities(host))}
+    facts["environment"] = [f"{name}={value}" for name, value in
+                            facts.get("environment", {}).items()]
     lines.append("WHAT IT COMES TO")
-    lines += [f"  {name:14} {facts[name]}" for name in PLANNED if name in facts]
+    lines += [f"  {name:14} {facts[name]}" for name in PLANNED.split() if name in facts]
     print_lines(lines)
     return 0
-
-
-PLANNED = ("rootfs", "command", "environment", "hostname", "workdir", "uid", "gid", "groups",
-           "maps", "capabilities", "cgroup_parent", "pids_limit", "memory", "cpus", "volume",
-           "network", "read_only", "has_terminal", "init")
 
 
 def inspect(words: "list[str]") -> int:
@@ -2506,17 +2490,12 @@ def inspect(words: "list[str]") -> int:
     pid = words[0] if words else last_container()
     if not mode_of(f"/proc/{pid}/ns"):
         raise Failure(f"there is no process {pid}")
-    try:
-        here, there = kernel_view("self"), kernel_view(pid)
-    except OSError as error:  # EINVAL from mountinfo
-        raise Failure(f"process {pid} has ended, or is ending: {error.strerror}") from None
+    here, there = kernel_view("self"), kernel_view(pid)
     wide = max(map(len, here.values()))
-    same = [name for name, text in here.items() if there[name] == text]
     lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
-    for name in [name for name in here if name not in same]:
-        mark = " " if there[name] == "?" else "*"
-        lines.append(f"{mark} {name:13} {here[name]:{wide}} {there[name]}")
-    lines += [f"  the same: {', '.join(same)}"] * bool(same)
+    lines += [f"{' ' if there[name] == '?' else '*'} {name:13} {here[name]:{wide}} {there[name]}"
+              for name in here if here[name] != there[name]]
+    lines.append(f"the same: {', '.join(name for name in here if here[name] == there[name])}")
     print_lines(lines + ["? is not yours to see: sudo"] * ("?" in there.values()))
     return 0
 
@@ -2541,47 +2520,37 @@ def kernel_view(pid: str) -> "dict[str, str]":
 
     What may not be looked at is "?". A limit is the lowest one from its cgroup to the top.
     """
-    view = namespaces_of(pid)
-    for name in ("NSpid", "Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
-        view[name] = " ".join(status_of(pid, f"{name}:")).partition(" ")[2] or "?"
+    view = {}
+    for name in NAMESPACES.split():
+        link = quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?"
+        view[f"{name} ns"] = link.strip(f"{name}:[]")
+    status = dict(line.split(":", 1) for line in read(f"/proc/{pid}/status").split("\n"))
+    for name in STATUS.split():
+        view[name] = " ".join(status.get(name, "?").split())
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
-    view["root"] = root_mount(pid)
+    view["root"] = "?"
+    for line in (quietly(read, f"/proc/{pid}/mountinfo") or "").split("\n"):
+        if line.split(" ")[4:5] == ["/"]:  # the last one counts
+            view["root"] = f"{line.split(' ')[3]} of {line.partition(' - ')[2].split(' ')[1]}"
     for controller, (version, top) in controllers().items():
         if controller in LIMITS:
             path = cgroup_of(pid, controller if version == 1 else "")
             file = FILES[controller, version].split()[0]
-            view[f"{controller} cgroup"], limits = path, []
+            view[f"{controller} cgroup"], lowest = path, 1 << 62
             while path.strip("/"):
-                limits.append(read(f"{top}{path}/{file}"))
+                limit = read(f"{top}{path}/{file}")
+                lowest = min(lowest, int(limit) if is_number(limit) else lowest)
                 path = os.path.dirname(path)
-            lowest = min([int(each) for each in limits if is_number(each)], default=1 << 62)
-            view[f"{controller} limit"] = str(lowest) if lowest < 1 << 62 else "none"
+            text = f"{lowest / (1 << 20):.4g} MB" if controller == "memory" else str(lowest)
+            view[f"{controller} limit"] = text if lowest < 1 << 62 else "none"
     return view
-
-
-def namespaces_of(pid: str) -> "dict[str, str]":
-    """The inode numbers of a process's namespaces, namespaces(7); "?" for who may not look."""
-    links = {name: quietly(os.readlink, f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
-    return {f"{name} ns": (link or "?").strip(f"{name}:[]") for name, link in links.items()}
-
-
-def root_mount(pid: str) -> str:
-    """What / is for a process: which directory of which file system; proc(5), mountinfo."""
-    roots = [line.split() for line in read(f"/proc/{pid}/mountinfo").split("\n")
-             if line.split()[4:5] == ["/"]]
-    return f"{roots[-1][3]} of {roots[-1][roots[-1].index('-') + 2]}" if roots else "?"
 
 
 def status_of(pid: "str | int", *names: str) -> "list[str]":
     """Lines of /proc/PID/status, proc(5), in its order."""
     return [" ".join(line.split()) for line in read(f"/proc/{pid}/status").split("\n")
             if line.startswith(names)]
-
-
-def tracer_of(pid: str) -> int:
-    """The process that traces this one with ptrace(2), such as strace's; 0 if there is none."""
-    return int("".join(status_of(pid, "TracerPid:"))[10:] or 0)
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
@@ -2824,7 +2793,7 @@ def spawn(*command: str) -> str:
     import subprocess
 
     stderr = None if "--progress-bar" in command else subprocess.STDOUT
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, errors="replace",
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, errors="replace",
                           close_fds=False,
                           preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
     if status := done.returncode:
