@@ -774,7 +774,6 @@ def join_cgroup(inside: "Inside") -> None:
     """
     for tasks in inside.tasks:
         os.write(tasks, b"0")
-        os.close(tasks)
     libc("unshare", CLONE_NEWCGROUP)
 
 
@@ -950,11 +949,11 @@ def drop_privileges(inside: "Inside") -> None:
     capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
     set-user-ID programs off; a user other than root keeps no capability at all.
     """
-    all_of_them = (2 << inside.last_capability) - 1
-    for number in range(inside.last_capability + 1):
+    last = inside.last_capability
+    for number in range(last + 1):
         if not inside.capabilities >> number & 1:
             libc("prctl", PR_CAPBSET_DROP, number)
-    capset(all_of_them, 0)  # nothing inheritable, and so nothing ambient
+    capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
     change_user(inside.uid, inside.gid, inside.groups)
     inside.capabilities *= inside.uid == 0  # another user has lost all by now
     capset(inside.capabilities, 0)
@@ -1437,10 +1436,9 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
 def mount_new(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
-    words = options.split(",")
-    flags = sum(known.get(word, 0) for word in words)
-    data = ",".join(word for word in words if word not in known)
-    libc("mount", kind, target, kind, flags, data, path=target)
+    words = {*options.split(",")}
+    flags = sum(known[word] for word in words & known.keys())
+    libc("mount", kind, target, kind, flags, ",".join(words - known.keys()), path=target)
 
 
 def attach(fd: int, path: str) -> None:
@@ -1488,13 +1486,15 @@ def read_inside(root: str, path: str) -> str:
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
     try:
         fd = openat2(folder, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        return read(f"/proc/self/fd/{fd}") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return ""
         raise
     finally:
         os.close(folder)
+    text = read(f"/proc/self/fd/{fd}") if os.path.isfile(fd) else ""
+    os.close(fd)
+    return text
 
 
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
@@ -1880,17 +1880,16 @@ def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int,
         for flag in (CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER,
                      CLONE_NEWPID, CLONE_NEWNET):
             yield eperm, "clone", 0, flag, flag
-    for name, argument, value in (
-        ("ioctl", 1, TIOCSTI), ("ioctl", 1, TIOCLINUX),  # to type into a terminal
-        ("socket", 0, AF_VSOCK), ("socket", 0, AF_ALG),  # to the hypervisor; the kernel's ciphers
-    ):
-        yield eperm, name, argument, 0xFFFFFFFF, value
-    top = 1 << 31
-    for low in [1 << bit for bit in range(31)]:
-        # personality: 0, its two harmless flags, and asking (all bits set)
+    for request in (TIOCSTI, TIOCLINUX):  # to type into a terminal
+        yield eperm, "ioctl", 1, 0xFFFFFFFF, request
+    for family in (AF_VSOCK, AF_ALG):  # to the hypervisor; to the kernel's own cryptography
+        yield eperm, "socket", 0, 0xFFFFFFFF, family
+    top, low = 1 << 31, 1
+    while low < top:  # personality: 0, its two harmless flags, and asking (all bits set)
         if low not in (PER_LINUX32, UNAME26):
             yield eperm, "personality", 0, top | low, low
         yield eperm, "personality", 0, top | low, top
+        low <<= 1
 
 
 def refuse(number: int) -> int:
