@@ -477,7 +477,7 @@ def clone_mounts(host: "Host") -> None:
     mount_setattr(2). An idmapped mount translates owners on the way; nothing is chowned. Only
     root may make one: for a normal user, `child` clones the mounts as they are.
     """
-    idmap = -1 if host.userns else os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
+    idmap = 0 if host.userns else os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY)
     host.mounts = clone_for(host, idmap)
 
 
@@ -565,6 +565,7 @@ def await_exec(host: "Host") -> None:
                 lesson.compare(host)
     if lesson:
         lesson.let_go()
+    host.terminal.take()
 
 
 def supervise(host: "Host") -> None:
@@ -748,24 +749,15 @@ def guard(host: "Host") -> None:
 
 
 def receive_go(inside: "Inside") -> None:
-    """Wait until run has prepared the host side, with all modules loaded that come from there.
-
-    Later they could not be read (nobody may be shut out of the folder that holds this Python),
-    and then must not: the files are the root's. What the kernel says of itself is read now, too.
-    """
-    import fcntl  # noqa: F401
-
-    if inside.has_terminal:
-        import termios  # noqa: F401
+    """Wait until run has prepared the host side; what the kernel says of itself is read now."""
     inside.last_capability = int(read("/proc/sys/kernel/cap_last_cap"))
     data, descriptors = receive(inside.socket)
     if not data:
         os._exit(125)  # end of file: run is gone, or has failed
     mounts, tasks, inside.capabilities, inside.filter = marshal.loads(data)
-    if len(descriptors) < mounts + tasks:
-        raise Failure("descriptors from the host were lost; is a limit of yours too low? see "
-                      "ulimit -n")
     inside.mounts, inside.tasks = descriptors[:mounts], descriptors[mounts:]
+    if len(descriptors) < mounts + tasks:
+        raise Failure("descriptors from the host were lost: is ulimit -n too low?")
 
 
 def join_cgroup(inside: "Inside") -> None:
@@ -776,7 +768,6 @@ def join_cgroup(inside: "Inside") -> None:
     """
     for tasks in inside.tasks:
         os.write(tasks, b"0")
-        os.close(tasks)
     libc("unshare", CLONE_NEWCGROUP)
 
 
@@ -807,7 +798,7 @@ def change_user(user: int, group: int, groups: "list[int]") -> None:
         os.setgroups(groups)
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
-    libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+    libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL)
 
 
 def set_hostname(inside: "Inside") -> None:
@@ -823,11 +814,9 @@ def start_loopback(_: "Inside") -> None:
 
     network_namespaces(7), netdevice(7): struct ifreq.
     """
-    import fcntl
-
-    up = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder) + bytes(22)
+    up = b"lo".ljust(16, b"\0") + struct(2, IFF_UP).ljust(24, b"\0")
     inet = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    fcntl.ioctl(inet.fileno(), SIOCSIFFLAGS, up)
+    libc("ioctl", inet.fileno(), SIOCSIFFLAGS, up)
 
 
 def leave_host_mounts(inside: "Inside") -> None:
@@ -837,7 +826,7 @@ def leave_host_mounts(inside: "Inside") -> None:
     is still the host's Python, and root outside could write to it (CVE-2019-5736).
     """
     if not inside.mounts:  # run is not root, and gave none
-        inside.mounts = clone_for(inside, -1, AT_RECURSIVE)
+        inside.mounts = clone_for(inside, flags=AT_RECURSIVE)
     mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)
 
 
@@ -876,23 +865,22 @@ def make_dev(inside: "Inside") -> None:
     goes there in one piece: nobody who shares the root can put something else in its place.
     """
     # Read-only means a node's owner and mode: who is root outside could change the host's.
-    nodes = [clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY) for name in NODES]
+    nodes = {f"/dev/{name}": clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY) for name in NODES}
     for target, kind, options in inside.layout()[1:]:
-        if target != "/dev":
-            os.mkdir(target)
+        os.makedirs(target, exist_ok=True)
         mount_new(target, kind, options)
     aliases = " ".join(dict.fromkeys((inside.hostname, inside.hostname.split(".")[0])))
     for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
-        os.mknod(f"/dev/{name}", 0o644)
+        made = f"/dev/{name}"
         try:
-            write(f"/dev/{name}", text.format(inside.hostname, aliases))
-            inside.names[name] = clone_mount(f"/dev/{name}")
+            write(made, text.format(inside.hostname, aliases))
+            inside.names[name] = clone_mount(made)
         except OSError as error:
             if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
                 raise
-    for name, node in zip(NODES, nodes):
-        os.mknod(f"/dev/{name}")
-        attach(node, f"/dev/{name}")
+    for path, node in nodes.items():
+        os.mknod(path)
+        attach(node, path)
     for name, target in LINKS:
         os.symlink(target, f"/dev/{name}")
 
@@ -908,15 +896,13 @@ def make_proc(inside: "Inside") -> None:
     for name, share in {"max_user_namespaces": 0, **inside.shares}.items():
         if mode_of(f"/proc/sys/user/{name}"):
             write(f"/proc/sys/user/{name}", str(share))
-    for name in READ_ONLY:
-        if mode_of(f"/proc/{name}"):
-            attach(clone_mount(f"/proc/{name}", MOUNT_ATTR_RDONLY), f"/proc/{name}")
-    for name in MASKED:
-        mode = mode_of(f"/proc/{name}")
-        if stat.S_ISDIR(mode):
-            mount_new(f"/proc/{name}", "tmpfs", "ro,nosuid,nodev,noexec,size=0")
-        elif mode:
-            attach(clone_mount("/dev/null", MOUNT_ATTR_RDONLY), f"/proc/{name}")
+    for name in READ_ONLY + MASKED:
+        path = f"/proc/{name}"
+        shown = "/dev/null" if name in MASKED else path
+        if name in MASKED and os.path.isdir(path):
+            mount_new(path, "tmpfs", "ro,nosuid,nodev,noexec,size=0")
+        elif mode_of(path):
+            attach(clone_mount(shown, MOUNT_ATTR_RDONLY), path)
 
 
 def open_terminal(inside: "Inside") -> None:
@@ -924,11 +910,7 @@ def open_terminal(inside: "Inside") -> None:
 
     pty(7), login_tty(3). With the caller's own, what runs inside could type into it (TIOCSTI).
     """
-    import termios
-
     master, slave = os.openpty()
-    if caller := [fd for fd in (0, 1) if os.isatty(fd)]:
-        termios.tcsetwinsize(slave, termios.tcgetwinsize(caller[0]))
     send(inside.socket, f"terminal {master} {slave}")
     receive(inside.socket)  # run has taken them
     os.mknod("/dev/console")
@@ -948,12 +930,11 @@ def enter_root(inside: "Inside") -> None:
     if inside.has_terminal:  # opened where the container finds it: ttyname(3)
         os.login_tty(os.open("pts/0", os.O_RDWR | os.O_NOCTTY, dir_fd=carried[0][1]))
     root = inside.mounts.pop(0)
-    libc("move_mount", root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
     os.fchdir(root)
+    attach(root, "/")
     libc("pivot_root", ".", ".")
     libc("umount2", ".", MNT_DETACH)
     os.chroot(".")
-    os.close(root)
     for path, fd in carried:
         attach_inside(fd, path, path)
 
@@ -963,11 +944,10 @@ def mount_volumes(inside: "Inside") -> None:
 
     open_tree(2), move_mount(2).
     """
-    targets = [target for _, target, _ in inside.volume]
     for name in NAMES:
-        if name in inside.names and f"/etc/{name}" not in targets and mode_of(f"/etc/{name}"):
+        if name in inside.names and mode_of(f"/etc/{name}"):
             attach_inside(inside.names[name], f"/etc/{name}", f"/etc/{name}")
-        os.unlink(f"/dev/{name}")
+        os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
         if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
                                                                  effective_ids=True):
@@ -992,33 +972,28 @@ def drop_privileges(inside: "Inside") -> None:
     capabilities(7). exec gives root what is in the bounding set; no_new_privs switches
     set-user-ID programs off; a user other than root keeps no capability at all.
     """
-    last, uid, gid = inside.last_capability, inside.uid, inside.gid
+    last = inside.last_capability
     for number in range(last + 1):
         if not inside.capabilities >> number & 1:
-            libc("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+            libc("prctl", PR_CAPBSET_DROP, number)
     capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
-    change_user(uid, gid, inside.groups)
-    if os.getresuid() + os.getresgid() != (uid, uid, uid, gid, gid, gid):
-        raise Failure(f"--user {inside.user}: the kernel has made it {os.getresuid()}")
-    inside.capabilities *= uid == 0  # another user has lost all by now
+    change_user(inside.uid, inside.gid, inside.groups)
+    inside.capabilities *= inside.uid == 0  # another user has lost all by now
     capset(inside.capabilities, 0)
     libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody inside looks into this interpreter
+    libc("prctl", PR_SET_DUMPABLE, 0)  # nobody inside looks into this interpreter
 
 
-def reset_process(inside: "Inside") -> None:
+def reset_process(_: "Inside") -> None:
     """A container inherits nothing that it was not given: not even a mask or an ignored signal.
 
-    personality(2), sigprocmask(2). Python itself ignores SIGPIPE, which would make
-    `yes | head -1` complain.
+    personality(2), sigaction(2). Python itself ignores SIGPIPE, which would make
+    `yes | head -1` complain; posix_spawn(3) leaves 32 and 33 ignored, which are the C library's
+    own, and so the C library would refuse to reset them. exec_command resets the mask.
     """
     libc("personality", 0)
-    for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
-        _signal.signal(number, _signal.SIG_DFL)
-    for number in (32, 33):  # the C library's own, which its posix_spawn(3) has left ignored
+    for number in {*range(1, 65)} - {_signal.SIGKILL, _signal.SIGSTOP}:
         libc("syscall", RT_SIGACTION, number, bytes(32), None, 8)
-    if not inside.init:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def load_seccomp(inside: "Inside") -> None:
@@ -1027,7 +1002,7 @@ def load_seccomp(inside: "Inside") -> None:
     seccomp(2), SECCOMP_MODE_FILTER.
     """
     program = FilterProgram(len(inside.filter) // 8, inside.filter)
-    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(program), 0, 0)
+    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(program))
 
 
 def start_init(inside: "Inside") -> None:
@@ -1044,14 +1019,12 @@ def start_init(inside: "Inside") -> None:
         os.setpgid(0, 0)
         if inside.has_terminal:
             os.tcsetpgrp(0, os.getpid())  # the foreground; SIGTTOU is blocked
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         return
     capset(inside.capabilities & 1 << CAP_KILL, 0)  # all that it needs from now on
-    libc("prctl", PR_SET_NAME, "init", 0, 0, 0)
+    libc("prctl", PR_SET_NAME, "init")
     # Every user inside could read run's command line: /proc/1/cmdline, proc(5), arg_start.
     begin, end = map(int, read("/proc/self/stat").rpartition(") ")[2].split()[45:47])
-    c_function("memset")(begin, 0, end - begin)
-    c_function("strcpy")(begin, "init")
+    c_function("strncpy")(begin, "init", end - begin)  # zeros up to the end
     os.closerange(3, 1 << 20)
     while True:
         number = _signal.sigwait(_signal.valid_signals())
@@ -1066,18 +1039,19 @@ def start_init(inside: "Inside") -> None:
 def exec_command(inside: "Inside") -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
     environment, name = inside.environment, inside.command[0]
-    folders = [""] if "/" in name else [f"{f}/" for f in environment["PATH"].split(":") if f]
+    paths = [f"{folder}/{name}" for folder in environment["PATH"].split(":") if folder and name]
+    failure = Failure("not in the container's PATH", 127)
     if lesson:
         lesson.tell_step(exec_command)
     send(inside.socket, "exec")
     if lesson:
         receive(inside.socket)  # run has looked at this process, and told what it saw
-    failure = Failure("not in the container's PATH", 127)
-    for path in [folder + name for folder in folders if name]:
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    for path in [name] if "/" in name else paths:
         try:
             os.execve(path, inside.command, environment)
         except OSError as error:  # as execvp(3): a better one may follow in PATH
-            if "/" in name or os.path.lexists(path):
+            if path == name or os.path.lexists(path):
                 failure = why_not(path, error)
     raise Failure(f"{name or repr(name)}: {failure}", failure.code)
 
@@ -1085,15 +1059,14 @@ def exec_command(inside: "Inside") -> None:
 def why_not(path: str, error: "OSError") -> "Failure":
     """Why a command was not executed: 127 if something is missing, 126 if it cannot be run."""
     code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+    reason = os.strerror(error.errno or 0)
     if error.errno == errno.ENOENT and os.path.exists(path):
-        with open(path, "rb") as file:  # its first words name the interpreter, or the loader
-            head = file.read(4096)
-        words = head[2 if head[:2] == b"#!" else head.find(b"/"):].replace(b"\0", b"\n").split()
-        needs = os.fsdecode(words[0] if words else b"")
-        return Failure(f"its interpreter or loader {needs} is not in the container", code)
-    if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
-        return Failure(f"{error.strerror}: it is on a file system that is mounted noexec", code)
-    return Failure(os.strerror(error.errno or 0), code)
+        with open(path, "rb") as file:  # its first path is the interpreter's, or the loader's
+            words = file.read(4096).replace(b"\0", b"\n").partition(b"/")[2].split() or [b""]
+        reason = f"its interpreter or loader /{os.fsdecode(words[0])} is not in the container"
+    elif error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
+        reason += ": it is on a file system that is mounted noexec"
+    return Failure(reason, code)
 
 
 # ── Options: docker run's, read once ─────────────────────────────────────────────────────────
@@ -1447,22 +1420,21 @@ def kept_capabilities(container: "Container") -> "dict[str, int]":
 # ── Mounts and paths ─────────────────────────────────────────────────────────────────────────
 
 
-def clone_mount(path: str, attributes: int = 0, idmap: int = -1, flags: int = 0) -> int:
+def clone_mount(path: str, attributes: int = 0, idmap: int = 0, flags: int = 0) -> int:
     """A detached copy of the mount at path, to be attached elsewhere; open_tree(2).
 
-    attributes: MOUNT_ATTR_*. idmap: descriptor of a user namespace whose ids it shall show, or
-    -1. flags: AT_RECURSIVE, with the mounts below path; all of them must take an idmap then.
+    attributes: MOUNT_ATTR_*. idmap: descriptor of a user namespace whose ids it shall show, or 0.
+    flags: AT_RECURSIVE, with the mounts below path; all of them must take an idmap then.
     It is made private: as a peer, mounts made below it would appear on the host as well.
     Returns an O_PATH descriptor.
     """
     fd = libc("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | os.O_CLOEXEC | flags)
-    mount_setattr(fd, "", AT_EMPTY_PATH | flags, attributes)
-    if idmap >= 0:
-        mount_setattr(fd, "", AT_EMPTY_PATH, MOUNT_ATTR_IDMAP, idmap)
+    attributes |= MOUNT_ATTR_IDMAP * bool(idmap)
+    mount_setattr(fd, "", AT_EMPTY_PATH | flags, attributes, idmap, path)
     return fd
 
 
-def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]":
+def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[int]":
     """The mounts of the root and of binds, without devices, as clone_mount().
 
     A user namespace's own rights are not enough to look under a mount of the host's: with no
@@ -1471,9 +1443,8 @@ def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]"
     mounts = []
     for source, target, read_only in [(container.rootfs, "/", False), *container.binds]:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
-        shifted = idmap if source != RESOLV_CONF else -1
         try:
-            mounts.append(clone_mount(source, attributes, shifted, flags))
+            mounts.append(clone_mount(source, attributes, idmap * (source != RESOLV_CONF), flags))
         except OSError as error:
             error.filename = source if target == "/" else f"--volume {source}:{target}"
             raise
@@ -1483,10 +1454,9 @@ def clone_for(container: "Container", idmap: int, flags: int = 0) -> "list[int]"
 def mount_new(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
-    words = options.split(",")
-    flags = sum(known.get(word, 0) for word in words)
-    data = ",".join(word for word in words if word not in known)
-    libc("mount", kind, target, kind, flags, data, path=target)
+    words = {*options.split(",")}
+    flags = sum(known[word] for word in words & known.keys())
+    libc("mount", kind, target, kind, flags, ",".join(words - known.keys()), path=target)
 
 
 def new_mount(kind: str, **options: str) -> int:
@@ -1748,10 +1718,8 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
 
 def in_foreground() -> bool:
     """Whether we may read from the terminal on standard input: job control, credentials(7)."""
-    try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:
-        return True  # it is not our controlling terminal: nobody else's job is on it
+    # None: it is not our controlling terminal, nobody else's job is on it
+    return quietly(os.tcgetpgrp, 0) in (None, os.getpgrp())
 
 
 class Terminal:
@@ -1762,13 +1730,12 @@ class Terminal:
 
     is_open = False  # the container's, and run relays it
     master = slave = -1
-    stop = stopping = -1  # a pipe: its end tells the thread to hang up
-    done = -1  # a pipe: its end tells that the thread has shown everything, or cannot
+    thread: "Any" = None  # a socket; its end: the thread has shown everything; ours: hang up
     typed = b""  # on the way to the container
     keyboard = False  # the caller's is ours to read
     trouble: "OSError | None" = None  # from writing to standard output
-    original: "list[Any]" = []  # attributes of the caller's terminal
-    raw: "list[Any]" = []  # the same, with every key handed to the container
+    original: "list[Any] | None" = None  # attributes of the caller's terminal
+    raw: "list[Any]"  # the same, with every key handed to the container
 
     def choose(self, host: "Host") -> None:
         """See what standard input is. Raises Failure for -i -t without a terminal."""
@@ -1779,60 +1746,50 @@ class Terminal:
             import termios
 
             self.original, self.raw = termios.tcgetattr(0), termios.tcgetattr(0)
-            self.raw[0] &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
-                             | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
-            self.raw[1] &= ~termios.OPOST
-            self.raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG
-                             | termios.IEXTEN)
+            self.raw[0] &= termios.IXOFF  # a serial line's own; all else would change the keys
+            self.raw[1] = 0  # nor is output changed
+            self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
         elif not in_foreground():  # the keyboard is the shell's: the container cannot read it
-            for fd, path, flags in ((0, "/dev/null", os.O_RDONLY),
-                                    (1, "/proc/self/fd/1", os.O_WRONLY | os.O_NOCTTY),
-                                    (2, "/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY)):
-                if os.isatty(fd):
-                    os.dup2(os.open(path, flags), fd)
+            for fd in filter(os.isatty, range(3)):
+                path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
+                mode = os.O_WRONLY if fd else os.O_RDONLY
+                os.dup2(os.open(path, mode | os.O_NOCTTY), fd)
 
     def open(self, master: int, slave: int) -> None:
-        """Begin to relay the container's terminal.
+        """The container's terminal, which take() begins to relay.
 
         Its slave is held open, so that reading does not end while nobody inside has it open.
         """
-        import _thread
-
         os.set_blocking(master, False)
         self.is_open, self.master, self.slave = True, master, slave
-        self.stop, self.stopping = os.pipe()
-        self.done, ended = os.pipe()
-        self.take()  # before a line is shown that ends as the container's terminal ends it
-        _thread.start_new_thread(self.show, (ended,))
+        self.resize()
 
-    def show(self, ended: int) -> None:
+    def show(self, run: "_socket.socket") -> None:
         """In a thread, since writing may block: what the container writes, to standard output."""
+        master, end = self.master, run.fileno()
         try:
-            while data := self.read_master():
-                write_all(1, data)
+            while True:
+                happened = wait({master: POLLIN, end: 0})
+                if end in happened or not happened[master] & POLLIN:
+                    break
+                write_all(1, quietly(os.read, master, 1 << 16) or b"")
         except OSError as error:
             self.trouble = error
-        os.close(self.master)  # a hang-up for whoever still has the other end open
-        os.close(ended)
-
-    def read_master(self) -> bytes:
-        """What the container has written; empty at the end, or when it is to be hung up."""
-        while self.stop not in wait({self.master: POLLIN, self.stop: 0}):
-            try:
-                return os.read(self.master, 1 << 16)
-            except BlockingIOError:
-                continue
-            except OSError:  # EIO: nobody has the other end open
-                break
-        return b""
+        os.close(master)  # a hang-up for whoever still has the other end open
+        run.close()
 
     def take(self) -> None:
         """Take the caller's terminal, if it is ours to take: hand every key to the container."""
         self.keyboard = self.is_open and os.isatty(0) and in_foreground()
         if self.keyboard:
-            self.set(self.original, self.raw)
+            self.change(None, self.raw)
             self.resize()
+        if self.is_open and not self.thread:  # not before: what is shown would be changed
+            import _thread
+
+            self.thread, ours = _socket.socketpair()
+            _thread.start_new_thread(self.show, (ours,))
 
     def in_background(self) -> bool:
         """Whether the keyboard is somebody else's; take it as soon as it is ours: `fg` in bash
@@ -1845,9 +1802,9 @@ class Terminal:
         """Give the caller's terminal its attributes back, if it is as take() has made it."""
         self.keyboard = False
         if self.original:
-            self.set(self.raw, self.original)
+            self.change(self.raw, self.original)
 
-    def set(self, old: "list[Any]", new: "list[Any]") -> None:
+    def change(self, old: "list[Any] | None", new: "list[Any]") -> None:
         """Change the attributes of the caller's terminal, if they are the old ones.
 
         At once: the terminal may be stopped (Ctrl-S). If it was hung up, nothing is to be done.
@@ -1855,7 +1812,7 @@ class Terminal:
         import termios
 
         try:
-            if termios.tcgetattr(0) == old or new is self.raw:
+            if old in (None, termios.tcgetattr(0)):
                 termios.tcsetattr(0, termios.TCSANOW, new)
         except termios.error:
             pass
@@ -1865,27 +1822,23 @@ class Terminal:
         if not self.is_open:
             return {}
         keys = {self.master: POLLOUT} if self.typed else {0: POLLIN} if self.keyboard else {}
-        return {self.done: 0, **keys}
+        return {self.thread.fileno(): 0, **keys}
 
     def relay(self, happened: "dict[int, int]") -> bool:
         """Move keys to the container. Returns False when the terminal ended before PID 1."""
-        ended = self.done in happened
         if not self.is_open:
             return True
+        ended = self.thread.fileno() in happened
         if 0 in happened:
             self.typed = quietly(os.read, 0, 4096) or b""
             self.keyboard = bool(self.typed)
             ended = ended or not self.typed and in_foreground()  # the caller's terminal is gone
         if self.typed:
-            written = quietly(os.write, self.master, self.typed)
-            self.typed = self.typed[written:] if written is not None else self.typed
+            self.typed = self.typed[quietly(os.write, self.master, self.typed) or 0:]
         if ended:
-            gone = self.slave >= 0  # PID 1 is still there
-            self.close_slave()
-            os.close(self.stopping)
+            self.thread.close()
             self.is_open = False
-            return not gone
-        return True
+        return not ended or self.slave < 0  # PID 1 has ended, too
 
     def close_slave(self) -> None:
         """Nobody inside is left: what has been written is shown, and then is the end."""
@@ -1897,14 +1850,14 @@ class Terminal:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
         import termios
 
-        if caller := [fd for fd in (0, 1) if os.isatty(fd)]:
-            termios.tcsetwinsize(self.slave, termios.tcgetwinsize(caller[0]))
+        for fd in list(filter(os.isatty, (0, 1)))[:1]:
+            termios.tcsetwinsize(self.slave, termios.tcgetwinsize(fd))
 
     def check(self) -> None:
         """Raise Failure if standard output has not taken everything."""
         if self.trouble:
-            raise Failure(f"standard output: {self.trouble.strerror}",
-                          128 + _signal.SIGPIPE if self.trouble.errno == errno.EPIPE else 125)
+            code = 128 + _signal.SIGPIPE if self.trouble.errno == errno.EPIPE else 125
+            raise Failure(f"standard output: {self.trouble.strerror}", code)
 
 
 # ── seccomp's rules ──────────────────────────────────────────────────────────────────────────
@@ -1932,10 +1885,12 @@ def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int,
         yield eperm, "ioctl", 1, 0xFFFFFFFF, request
     for family in (AF_VSOCK, AF_ALG):  # to the hypervisor; to the kernel's own cryptography
         yield eperm, "socket", 0, 0xFFFFFFFF, family
-    for bit in range(31):  # personality: 0, its two harmless flags, and asking (all bits set)
-        if 1 << bit not in (PER_LINUX32, UNAME26):
-            yield eperm, "personality", 0, 1 << 31 | 1 << bit, 1 << bit
-        yield eperm, "personality", 0, 1 << 31 | 1 << bit, 1 << 31
+    top, low = 1 << 31, 1
+    while low < top:  # personality: 0, its two harmless flags, and asking (all bits set)
+        if low not in (PER_LINUX32, UNAME26):
+            yield eperm, "personality", 0, top | low, low
+        yield eperm, "personality", 0, top | low, top
+        low <<= 1
 
 
 def refuse(number: int) -> int:
@@ -2894,10 +2849,11 @@ def capset(held: int, inheritable: int) -> None:
     libc("capset", struct(4, CAPABILITY_VERSION_3, 0), struct(4, *halves))
 
 
-def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: int = 0) -> None:
+def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: int = 0,
+                  named: str = "") -> None:
     """mount_setattr(2), with private propagation: what is mounted below is nobody else's."""
     change = struct(8, attributes, 0, MS_PRIVATE, idmap)
-    libc("mount_setattr", folder, path, flags, change, len(change))
+    libc("mount_setattr", folder, path, flags, change, len(change), path=named)
 
 
 # System calls that libc has no names for, or no open way to.
