@@ -306,11 +306,12 @@ class Host(Container):
     # middle: its pid, until it is reaped. pid_1: as the host sees it. code: a pipe to PID 1.
     socket: "_socket.socket"
     signals = lifeline = alive = code = middle = middle_fd = pid_1 = pid_1_fd = 0
-    description: "dict[str, Any]"  # of the container, for child
+    description: "dict[str, Any]"  # as child gets it
     filter = b""  # the seccomp program
     cgroups: "list[Cgroup]" = []
     leaf = ""
     mounts: "list[int]" = []  # detached: the root, then binds
+    kept: "list[int]" = []  # signals for the command, before there is one
     executing = False  # the command, as far as is known: signals are its own now
     deadline = 0.0  # when to kill PID 1
     exit_code = 125
@@ -318,7 +319,6 @@ class Host(Container):
     def __init__(self, words: "list[str]", command: str = "run") -> None:
         self.describe(words, command)
         self.terminal = Terminal()
-        self.kept: list[int] = []  # signals for the command, before there is one
 
 
 class Inside(Container):
@@ -359,8 +359,8 @@ def hold_signals(host: "Host") -> None:
     held = [number for number in FORWARDED if _signal.getsignal(number) != _signal.SIG_IGN]
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
-    mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
-    host.signals = libc("signalfd", -1, mask, os.O_CLOEXEC)
+    mask = sum(1 << number - 1 for number in held)
+    host.signals = libc("signalfd", -1, struct(128, mask), os.O_CLOEXEC)
     host.lifeline, host.alive = os.pipe()
 
 
@@ -375,12 +375,12 @@ def find_root(host: "Host") -> None:
         volume = f"--volume {source}:{target}: {source}"
         if not mode_of(source, follow=True):
             raise Failure(f"{volume} does not exist on the host")
-        places = source, os.path.dirname(source)
-        if os.path.islink(source) and not all(map(is_trusted, places)):
+        if os.path.islink(source) and not (is_trusted(source)
+                                           and is_trusted(os.path.dirname(source))):
             raise Failure(f"{volume} is a link that somebody else can have made; name what it "
                           "leads to")
     host.find_user()
-    host.description = {**vars(host), "terminal": None}
+    host.description = {**vars(host), "terminal": None}  # of run alone is only that, so far
 
 
 def choose_terminal(host: "Host") -> None:
@@ -417,10 +417,8 @@ def fork_middle(host: "Host") -> None:
 
 
 def meet_pid_1(host: "Host") -> None:
-    """Learn who PID 1 is on the host, from the middle. pidfd_open(2).
-
-    A number is enough: the middle keeps a PID 1 that has ended until run is through.
-    """
+    """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
+    # A number is enough: the middle keeps a PID 1 that has ended until run is through.
     host.pid_1 = int(wait_for(host, "forked")[1])
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
@@ -599,7 +597,7 @@ def pass_on(host: "Host", number: int) -> None:
 
 
 def forward(host: "Host", number: int) -> None:
-    """Send a signal to PID 1, which may have ended already."""
+    """Send a signal to PID 1; nothing if it has ended already."""
     try:
         _signal.pidfd_send_signal(host.pid_1_fd, number)
     except ProcessLookupError:
@@ -685,7 +683,7 @@ def spawn_pid_1(host: "Host") -> None:
     """
     code, host.code = os.pipe()
     python = [sys.executable, "-I", "-S", "-c", START, "child", *sys.argv[2:]]
-    environment = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    environment = {"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}  # empty: as unset
     streams = [(os.POSIX_SPAWN_DUP2, host.socket.fileno(), SOCKET),
                (os.POSIX_SPAWN_DUP2, code, CODE_PIPE)]
     host.pid_1 = os.posix_spawn(sys.executable, python, environment, file_actions=streams)
