@@ -684,7 +684,7 @@ def spawn_pid_1(host: "Host") -> None:
     """
     code, host.code = os.pipe()
     python = [sys.executable, "-I", "-S", "-c", START, "child", *sys.argv[2:]]
-    environment = {"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}  # empty: as unset
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     streams = [(os.POSIX_SPAWN_DUP2, host.socket.fileno(), SOCKET),
                (os.POSIX_SPAWN_DUP2, code, CODE_PIPE)]
     host.pid_1 = os.posix_spawn(sys.executable, python, environment, file_actions=streams)
@@ -952,6 +952,8 @@ def drop_privileges(inside: "Inside") -> None:
             libc("prctl", PR_CAPBSET_DROP, number)
     capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
     change_user(inside.uid, inside.gid, inside.groups)
+    if {*os.getresuid()} != {inside.uid} or {*os.getresgid()} != {inside.gid}:
+        raise Failure(f"--user {inside.user}: the kernel made it {os.getuid()}:{os.getgid()}")
     inside.capabilities *= inside.uid == 0  # another user has lost all by now
     capset(inside.capabilities, 0)
     libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -1691,9 +1693,12 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
 
 
 def in_foreground() -> bool:
-    """Whether we may read from the terminal on standard input: job control, credentials(7)."""
-    # None: it is not our controlling terminal, nobody else's job is on it
-    return quietly(os.tcgetpgrp, 0) in (None, os.getpgrp())
+    """Whether we may read from the terminal that we are at: job control, credentials(7)."""
+    for fd in filter(os.isatty, range(3)):
+        group = quietly(os.tcgetpgrp, fd)  # None: it is not our controlling terminal
+        if group is not None:
+            return bool(group == os.getpgrp())
+    return True
 
 
 class Terminal:
@@ -1713,10 +1718,9 @@ class Terminal:
 
     def choose(self, host: "Host") -> None:
         """See what standard input is. Raises Failure for -i -t without a terminal."""
-        if not os.isatty(0):
-            if host.tty and host.interactive:
-                raise Failure("the input device is not a TTY; leave out -t")
-        elif host.has_terminal:
+        if host.tty and host.interactive and not os.isatty(0):
+            raise Failure("the input device is not a TTY; leave out -t")
+        if host.has_terminal and os.isatty(0):
             import termios
 
             self.original, self.raw = termios.tcgetattr(0), termios.tcgetattr(0)
@@ -1724,7 +1728,7 @@ class Terminal:
             self.raw[1] = 0  # nor is output changed
             self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
-        elif not in_foreground():  # the keyboard is the shell's: the container cannot read it
+        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's: the container cannot read it
             for fd in filter(os.isatty, range(3)):
                 path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
                 mode = os.O_WRONLY if fd else os.O_RDONLY
