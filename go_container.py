@@ -529,10 +529,9 @@ def await_exec(host: "Host") -> None:
     pidfd_getfd(2): a terminal on its way in a message would count for an id that containers
     share, and 20,000 of another one's could be in the way (unix(7), ETOOMANYREFS).
     """
-    terminal: list[int] = []
     if host.has_terminal:
-        terminal = [libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
-                    for fd in wait_for(host, "terminal")[1:]]
+        host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
+                             for fd in wait_for(host, "terminal")[1:]])
         send(host.socket, "taken")
     wait_for(host, "exec")
     host.executing = True
@@ -541,9 +540,7 @@ def await_exec(host: "Host") -> None:
     wait_for(host, "")
     if lesson:
         lesson.let_go()
-    if terminal:
-        host.terminal.open(*terminal)
-        host.terminal.take()
+    host.terminal.take()
 
 
 def supervise(host: "Host") -> None:
