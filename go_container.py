@@ -1419,7 +1419,8 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
         try:
             mounts.append(clone_mount(source, attributes, idmap * (source != RESOLV_CONF), flags))
         except OSError as error:
-            error.filename = source if target == "/" else f"--volume {source}:{target}"
+            error.filename = f"--volume {source}:{target}" if target != "/" else (
+                f"the root is at {source}")
             raise
     return mounts
 
@@ -1427,9 +1428,10 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
 def mount_new(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
-    words = {*options.split(",")}
-    flags = sum(known[word] for word in words & known.keys())
-    libc("mount", kind, target, kind, flags, ",".join(words - known.keys()), path=target)
+    words = options.split(",")
+    flags = sum(known.get(word, 0) for word in words)
+    data = ",".join(word for word in words if word not in known)
+    libc("mount", kind, target, kind, flags, data, path=target)
 
 
 def new_mount(kind: str, **options: str) -> int:
