@@ -1729,7 +1729,7 @@ class Terminal:
             self.raw[1] = 0  # nor is output changed
             self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
-        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's: the container cannot read it
+        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's
             for fd in filter(os.isatty, range(3)):
                 path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
                 mode = os.O_WRONLY if fd else os.O_RDONLY
