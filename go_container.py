@@ -665,7 +665,7 @@ SOCKET, CODE_PIPE = 3, 4  # descriptors that PID 1 starts with
 START = """\
 import marshal, os, sys
 try:
-    exec(*marshal.load(open(4, "rb")))
+    exec(*marshal.loads(open(4, "rb").read()))
 except BaseException as error:  # no traceback: run says it, if it is still there
     sys.stderr = None
     os.write(3, b"failed 125 child: %a" % error)
@@ -2658,18 +2658,23 @@ def quietly(call: "Callable[..., Any]", *arguments: "Any") -> "Any":
 
 
 def lock(path: str, folder: "int | None" = None) -> int:
-    """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2)."""
+    """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2).
+
+    Somebody else may have removed it meanwhile, and its owner have made another of that name.
+    """
     import fcntl
 
+    fd = -1
     try:
         fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return -1
-    except BlockingIOError:
+        if os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=folder)):
+            return fd
+    except (FileNotFoundError, BlockingIOError):
+        pass
+    if fd >= 0:
         os.close(fd)
-        return -1
-    return fd
+    return -1
 
 
 def read(path: str, folder: "int | None" = None, flags: int = 0) -> str:
