@@ -85,7 +85,8 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
             "4 ENTER",
             join_cgroup, join_session, become_root, set_hostname,
             *[start_loopback] * (it.network == "none"),
-            leave_host_mounts, *[lay_over_root] * it.rm, make_dev, make_proc, *[open_terminal] * it.has_terminal,
+            leave_host_mounts, *[lay_over_root] * it.rm, make_dev, make_proc,
+            *[open_terminal] * it.has_terminal,
             enter_root, mount_volumes, enter_workdir,
             "5 GIVE UP POWERS",
             drop_privileges, reset_process, *[load_seccomp] * seccomp,
@@ -104,7 +105,6 @@ def run(words: "list[str]") -> int:
     host = Host(words)
     if host.plan:
         return print_plan(host)
-    begin_lesson("host", host)
     try:
         perform("host", host)
         if lesson:
@@ -116,48 +116,48 @@ def run(words: "list[str]") -> int:
         tidy_up(host)
 
 
-def middle(host: "Host") -> "NoReturn":
+def middle(host: "Host", socket: "_socket.socket") -> "NoReturn":
     """Between the sides: enter new namespaces, start their first process, stay as its guard."""
-    begin_lesson("middle", host)
-    perform_or_tell("middle", host)
-    os._exit(host.exit_code)
+    try:
+        os.close(host.alive)
+        host.socket.close()
+        host.socket = socket
+        perform("middle", host)
+    finally:
+        os._exit(host.exit_code)  # whatever happens, it must not go on as if it were run
 
 
 def child(words: "list[str]") -> "NoReturn":
     """The container side: PID 1 furnishes the container, then becomes the command.
 
     words: the same as run's, for ps to show. What run has made of them came with the code.
-    Whatever goes wrong before the command runs is told to run, which reports it.
     """
     if not DESCRIPTION or os.getpid() != 1:
         raise Failure("child cannot be started by hand: run starts it, as PID 1 of new namespaces")
-    inside = Inside()
-    begin_lesson("container", inside)
-    perform_or_tell("container", inside)
+    perform("container", Inside())
     os._exit(125)  # exec_command does not return
 
 
 def perform(process: str, side: "Host | Inside") -> None:
-    """Take the steps of a story. Raises Failure, also for an OSError that a step let out."""
-    for step in stories(side)[process]:
-        if isinstance(step, str):
-            if lesson:
-                lesson.tell("stage", step)
-            continue
-        try:
+    """Take the steps of a story. Raises Failure in run; the others tell it to run, and end."""
+    doing = ""
+    try:
+        begin_lesson(process, side)
+        for step in stories(side)[process]:
+            if isinstance(step, str):
+                if lesson:
+                    lesson.tell("stage", step)
+                continue
+            doing = f"{step.__name__}: "
             step(side)
             if lesson:
                 lesson.tell_step(step)
-        except OSError as error:
-            raise Failure(f"{step.__name__}: {words_of(error)}") from None
-
-
-def perform_or_tell(process: str, side: "Host | Inside") -> None:
-    """perform(), for the two processes whose failures run reports."""
-    try:
-        perform(process, side)
     except Exception as error:
         failure = as_failure(error)
+        if isinstance(error, OSError):
+            failure = Failure(f"{doing}{failure}")
+        if process == "host":
+            raise failure from None
         send(side.socket, f"failed {failure.code} {failure}")
         os._exit(125)
 
@@ -165,24 +165,24 @@ def perform_or_tell(process: str, side: "Host | Inside") -> None:
 # ── The container as data ────────────────────────────────────────────────────────────────────
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-LAYOUT = (  # new file systems: target, kind, options as in fstab(5)
-    ("/proc", "proc", "nosuid,nodev,noexec"),
-    ("/dev", "tmpfs", "nosuid,noexec,mode=755,size=65536k"),
-    ("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-    ("/dev/shm", "tmpfs", "nosuid,nodev,noexec,mode=1777,size=65536k"),
-    ("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"),
-)
+LAYOUT = [line.split() for line in """\
+/proc        proc    nosuid,nodev,noexec
+/dev         tmpfs   nosuid,noexec,mode=755,size=65536k
+/dev/pts     devpts  nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
+/dev/shm     tmpfs   nosuid,nodev,noexec,mode=1777,size=65536k
+/dev/mqueue  mqueue  nosuid,nodev,noexec""".split("\n")]  # target, kind, options as in fstab(5)
 RESOLV_CONF = "/etc/resolv.conf"
 NAMES = {  # files in /etc that are the container's own, if the root has them
     "hostname": "{0}\n",
     "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{1}\n",
 }
-NODES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's, shown in /dev
-LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
-         ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"))
-MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug",
-          "scsi", "timer_list", "timer_stats")  # in /proc: what tells about the host
-READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # in /proc: what changes the host
+NODES = "null zero full random urandom tty".split()  # the host's, shown in /dev
+LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
+         "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
+# In /proc: what tells about the host, and what changes it.
+MASKED = ("acpi asound interrupts kcore keys latency_stats sched_debug scsi timer_list "
+          "timer_stats").split()
+READ_ONLY = "bus fs irq sys sysrq-trigger".split()
 
 IDS = 65536  # user and group ids in a container: 0–65535
 FIRST_ID = 100000  # what 0 inside is outside, unless /etc/subuid says otherwise
@@ -191,14 +191,13 @@ LAST_ID = (1 << 31) - 1  # as in podman; 4294967295 means "no change" to setresu
 # What a container may take of the kernel's objects that are counted for the user who made it,
 # host root: one part in so many of what the host has.
 SHARE = 4
-SHARED = ("max_inotify_instances", "max_inotify_watches", "max_fanotify_groups",
-          "max_fanotify_marks")  # in /proc/sys/user, namespaces(7)
+SHARED = ("max_inotify_instances max_inotify_watches max_fanotify_groups "
+          "max_fanotify_marks").split()  # in /proc/sys/user, namespaces(7)
 SHARED_LIMITS = (11, 12)  # RLIMIT_SIGPENDING and RLIMIT_MSGQUEUE, getrlimit(2)
 
 # Docker's fourteen, by the names of capabilities(7).
-CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid",
-                "setpcap", "net_bind_service", "net_raw", "sys_chroot", "mknod",
-                "audit_write", "setfcap")
+CAPABILITIES = ("chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service "
+                "net_raw sys_chroot mknod audit_write setfcap").split()
 
 # System calls that Docker's seccomp profile closes, below the capability that opens them again.
 CLOSED_CALLS = {
@@ -236,20 +235,12 @@ LAST_CALL = 469  # calls with higher numbers are newer than this list: closed un
 class Container:
     """The description: what run makes of its words, once. `child` gets it with the code.
 
-    Its attributes are the options by their names (see OPTIONS), and these.
+    Its attributes are the options by their names (see OPTIONS), and these:
+    command, environment; has_terminal (of its own); rootfs, own_root (the default one);
+    uid, gid, groups; maps ("uid", "gid": first inside, first outside, how many);
+    ids (how many there are inside); binds (what of the host's is shown: source, target,
+    read-only); shares (files in /proc/sys/user, and what to write there).
     """
-
-    command: "list[str]"
-    environment: "dict[str, str]"
-    has_terminal: bool  # of its own
-    rootfs: str
-    own_root: bool  # the default one
-    uid: int
-    gid: int
-    groups: "list[int]"
-    maps: "dict[str, list[list[int]]]"  # "uid", "gid": first inside, first outside, how many
-    binds: "list[tuple[str, str, bool]]"  # of the host's files: source, target, read-only
-    shares: "dict[str, int]"  # files in /proc/sys/user, and what to write there
 
     if TYPE_CHECKING:
 
@@ -262,20 +253,21 @@ class Container:
         vars(self).update(options)
         if not self.command:
             raise Usage("no command to run")
-        targets = [target for _, target, _ in self.volume]
-        if len(set(targets)) < len(targets):
-            raise Failure(f"--volume: two for {max(targets, key=targets.count)}")
         if self.userns and os.geteuid() != 0:
             raise Failure("--userns host-root is for root: nobody else has root to give away")
-        self.volume.sort(key=lambda volume: volume[1].count("/"))  # parents first
+        self.binds = sorted(self.volume, key=lambda volume: volume[1])  # parents first
+        targets = [target for _, target, _ in self.binds]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise Failure(f"--volume: two for {target}")
+        if self.network == "host" and RESOLV_CONF not in targets and mode_of(RESOLV_CONF, True):
+            self.binds.append((RESOLV_CONF, RESOLV_CONF, True))
         self.own_root = not options["rootfs"]
         self.rootfs = root_path(options["rootfs"])
         self.has_terminal = self.tty if self.tty is not None else (
             not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
-        self.binds = list(self.volume)
-        if self.network == "host" and mode_of(RESOLV_CONF, follow=True):
-            self.binds += [(RESOLV_CONF, RESOLV_CONF, True)] * (RESOLV_CONF not in targets)
         self.maps = id_maps(self.userns)
+        self.ids = sum(count for _, _, count in self.maps["gid"])
         self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
 
     def find_user(self) -> None:
@@ -283,48 +275,44 @@ class Container:
 
         Raises Failure, also for an id that the container's map does not have.
         """
-        last = sum(count for _, _, count in self.maps["gid"]) - 1
-        (self.uid, self.gid, *self.groups), home = look_up_user(self.user, self.rootfs, last)
-        self.environment = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm",
-                            "HOME": home, **dict(self.env)}
-        for name in [name for name, value in self.environment.items() if value is None]:
-            del self.environment[name]
+        ids, home = look_up_user(self.user, self.rootfs, self.ids - 1)
+        self.uid, self.gid, *self.groups = ids
+        variables = {"PATH": PATH, "HOSTNAME": self.hostname, "TERM": "xterm", "HOME": home,
+                     **dict(self.env)}
+        self.environment = {name: text for name, text in variables.items() if text is not None}
 
     def keeps(self, capability: str) -> bool:
         """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
-        if capability in self.cap_drop:
-            return False
-        if capability in self.cap_add or "all" in self.cap_add:
-            return True
-        return capability in CAPABILITIES and "all" not in self.cap_drop
+        return capability not in self.cap_drop and (
+            capability in self.cap_add or "all" in self.cap_add
+            or capability in CAPABILITIES and "all" not in self.cap_drop)
 
     def layout(self) -> "list[tuple[str, str, str]]":
         """LAYOUT as this container can have it: with a single id there is no group tty."""
-        has_tty = self.maps["gid"][-1][2] > 5
-        return [(target, kind, options if has_tty else options.removesuffix(",gid=5"))
+        return [(target, kind, options if self.ids > 5 else options.removesuffix(",gid=5"))
                 for target, kind, options in LAYOUT]
 
 
 class Host(Container):
     """What run and the middle know while their container lives."""
 
-    socket: "_socket.socket"  # to the container side; in the middle: to run
-    signals = -1  # signalfd with what was sent to run
-    lifeline = alive = -1  # a pipe: the guard reads, and only run has the end to write to
-    middle, middle_fd = 0, -1  # pid, until it is reaped; pidfd
-    pid_1, pid_1_fd = 0, -1  # as the host sees it
-    code = -1  # a pipe to PID 1
+    # socket: to the container side; in the middle: to run. signals: a signalfd with what was sent
+    # to run. lifeline, alive: a pipe, the guard reads, and only run has the end to write to.
+    # middle: its pid, until it is reaped. pid_1: as the host sees it. code: a pipe to PID 1.
+    socket: "_socket.socket"
+    signals = lifeline = alive = code = middle = middle_fd = pid_1 = pid_1_fd = 0
+    description: "dict[str, Any]"  # as child gets it
     filter = b""  # the seccomp program
+    cgroups: "list[Cgroup]" = []
     leaf = ""
+    mounts: "list[int]" = []  # detached: the root, then binds
     executing = False  # the command, as far as is known: signals are its own now
+    deadline = 0.0  # when to kill PID 1
     exit_code = 125
 
     def __init__(self, words: "list[str]", command: str = "run") -> None:
         self.describe(words, command)
-        self.description: dict[str, Any] = {}  # of the container, for child
         self.terminal = Terminal()
-        self.cgroups: list[Cgroup] = []
-        self.mounts: list[int] = []  # detached: the root, then binds
         self.kept: list[int] = []  # signals for the command, before there is one
 
 
@@ -367,8 +355,8 @@ def hold_signals(host: "Host") -> None:
             or number == _signal.SIGXFSZ]  # which Python itself ignores
     _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
-    mask = sum(1 << number - 1 for number in held).to_bytes(128, sys.byteorder)
-    host.signals = libc("signalfd", -1, mask, os.O_CLOEXEC)
+    mask = sum(1 << number - 1 for number in held)
+    host.signals = libc("signalfd", -1, struct(128, mask), os.O_CLOEXEC)
     host.lifeline, host.alive = os.pipe()
 
 
@@ -380,15 +368,15 @@ def find_root(host: "Host") -> None:
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
     for source, target, _ in host.volume:
+        volume = f"--volume {source}:{target}: {source}"
         if not mode_of(source, follow=True):
-            raise Failure(f"--volume {source}:{target}: {source} does not exist on the host")
-        folder = os.path.dirname(source)
-        if stat.S_ISLNK(mode_of(source)) and not (is_trusted(source) and is_trusted(folder)):
-            raise Failure(f"--volume {source}:{target}: {source} is a link that somebody else can "
-                          "have made; name what it leads to")
+            raise Failure(f"{volume} does not exist on the host")
+        if os.path.islink(source) and not (is_trusted(source)
+                                           and is_trusted(os.path.dirname(source))):
+            raise Failure(f"{volume} is a link that somebody else can have made; name what it "
+                          "leads to")
     host.find_user()
-    host.description = {name: value for name, value in vars(host).items()
-                        if isinstance(value, (int, float, str, list, dict))}
+    host.description = {**vars(host), "terminal": None}  # of run alone is only that, so far
 
 
 def choose_terminal(host: "Host") -> None:
@@ -419,22 +407,14 @@ def fork_middle(host: "Host") -> None:
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
     host.middle = os.fork()
     if host.middle == 0:
-        try:
-            host.socket.close()
-            os.close(host.alive)
-            host.socket = theirs
-            middle(host)
-        finally:
-            os._exit(125)  # whatever happens, it must not go on as if it were run
+        middle(host, theirs)
     theirs.close()
     host.middle_fd = os.pidfd_open(host.middle)
 
 
 def meet_pid_1(host: "Host") -> None:
-    """Learn who PID 1 is on the host, from the middle. pidfd_open(2).
-
-    A number is enough: the middle keeps a PID 1 that has ended until run is through.
-    """
+    """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
+    # A number is enough: the middle keeps a PID 1 that has ended until run is through.
     host.pid_1 = int(wait_for(host, "forked")[1])
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
@@ -462,13 +442,13 @@ def map_ids(host: "Host") -> None:
     if host.userns:
         say("warning: --userns host-root: root inside is root outside")
     for kind, ranges in host.maps.items():
-        numbers = [str(number) for each in ranges for number in each]
+        numbers = " ".join(map(str, sum(ranges, [])))
         if len(ranges) > 1:
-            spawn(f"new{kind}map", str(host.middle), *numbers)
+            spawn(f"new{kind}map", str(host.middle), *numbers.split())
             continue
         if kind == "gid" and os.geteuid() != 0:
             write(f"/proc/{host.middle}/setgroups", "deny")  # or the kernel refuses the next line
-        write(f"/proc/{host.middle}/{kind}_map", " ".join(numbers))
+        write(f"/proc/{host.middle}/{kind}_map", numbers)
 
 
 def clone_mounts(host: "Host") -> None:
@@ -488,12 +468,10 @@ def open_streams(_: "Host") -> None:
     write to the outputs. Nobody else can reach an anonymous pipe: /proc/PID/fd needs the right
     to trace (proc(5)). Files, devices and sockets of the caller's keep their mode.
     """
-    for fd, right in ((0, 0o044), (1, 0o022), (2, 0o022)):
+    for fd, right in enumerate((0o044, 0o022, 0o022)):
         if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
-            try:
-                os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | right)
-            except PermissionError:
-                pass  # a pipe of somebody else's stays as it is
+            mode = os.fstat(fd).st_mode & 0o777 | right
+            quietly(os.fchmod, fd, mode)  # a pipe of somebody else's stays as it is
 
 
 def compile_seccomp(host: "Host") -> None:
@@ -521,9 +499,8 @@ def compile_seccomp(host: "Host") -> None:
     if c_function("seccomp_export_bpf", library)(context, theirs.fileno()):
         raise Failure("seccomp_export_bpf: libseccomp cannot write the filter")
     theirs.close()
-    host.filter = NEWER_CALLS
-    while block := ours.recv(1 << 16):
-        host.filter += block
+    with open(ours.detach(), "rb") as program:
+        host.filter = NEWER_CALLS + program.read()
 
 
 def say_go(host: "Host") -> None:
@@ -552,17 +529,15 @@ def await_exec(host: "Host") -> None:
     pidfd_getfd(2): a terminal on its way in a message would count for an id that containers
     share, and 20,000 of another one's could be in the way (unix(7), ETOOMANYREFS).
     """
-    words = [""] * 3
-    while words != [""]:
-        words = wait_for(host, *([""] if host.executing else ["exec", "terminal"]))
-        if words[0] == "terminal":
-            host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
-                                 for fd in words[1:]])
-            send(host.socket, "taken")
-        elif words == ["exec"]:
-            host.executing = True
-            if lesson:
-                lesson.compare(host)
+    if host.has_terminal:
+        host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
+                             for fd in wait_for(host, "terminal")[1:]])
+        send(host.socket, "taken")
+    wait_for(host, "exec")
+    host.executing = True
+    if lesson:
+        lesson.compare(host)
+    wait_for(host, "")
     if lesson:
         lesson.let_go()
     host.terminal.take()
@@ -573,54 +548,54 @@ def supervise(host: "Host") -> None:
 
     pidfd_open(2), pid_namespaces(7).
     """
-    terminal, deadline = host.terminal, 0.0
-    watched = {host.signals: POLLIN, host.pid_1_fd: POLLIN, host.middle_fd: POLLIN}
+    terminal, pid_1 = host.terminal, host.pid_1_fd
+    watched = dict.fromkeys((host.signals, pid_1, host.middle_fd), POLLIN)
     for number in host.kept:
-        deadline = pass_on(host, number, deadline)
-    while host.pid_1_fd in watched or terminal.is_open and not deadline:
+        pass_on(host, number)
+    while pid_1 in watched or terminal.is_open and not host.deadline:
         soon = time.monotonic() + 0.2 if terminal.in_background() else 0.0
-        happened = wait(watched | terminal.wanted(), min(deadline or soon, soon or deadline))
-        if host.pid_1_fd in happened:
-            del watched[host.pid_1_fd]
+        end = min(host.deadline or soon, soon or host.deadline)
+        happened = wait(watched | terminal.wanted(), end)
+        if pid_1 in happened:
+            del watched[pid_1]
             terminal.close_slave()  # what was written before is still shown
         if host.middle_fd in happened:  # the guard was killed: do what it is there for
-            forward(host, _signal.SIGKILL)
             del watched[host.middle_fd]
-        if host.signals in happened:
-            deadline = pass_on(host, read_signal(host.signals), deadline)
-        if not terminal.relay(happened):  # the caller's terminal, or its reader, is gone
-            deadline = time.monotonic() + host.stop_timeout
-            forward(host, _signal.SIGHUP)
-        if deadline and time.monotonic() >= deadline:
             forward(host, _signal.SIGKILL)
-            deadline += 1
+        if host.signals in happened:
+            pass_on(host, read_signal(host.signals))
+        if not terminal.relay(happened):  # the caller's terminal, or its reader, is gone
+            host.deadline = time.monotonic() + host.stop_timeout
+            forward(host, _signal.SIGHUP)
+        if host.deadline and time.monotonic() >= host.deadline:
+            forward(host, _signal.SIGKILL)
+            host.deadline += 1
     terminal.give_back()  # before anything is reported on it
 
 
-def pass_on(host: "Host", number: int, deadline: float) -> float:
-    """Pass a signal on. Returns when to kill PID 1: it may have no handler for the signal.
+def pass_on(host: "Host", number: int) -> None:
+    """Pass a signal on. If PID 1 has no handler for one that should end it, set the deadline.
 
-    signal(7): the kernel does not give PID 1 the default action of any signal.
+    signal(7): the kernel does not give PID 1 the default action of any signal. A second such
+    signal does not wait.
     """
-    if number == _signal.SIGWINCH and host.terminal.is_open:
-        host.terminal.resize()  # the kernel tells the foreground process group inside
-        return deadline
-    handled = host.init or catches(host.pid_1, number)
-    if number == _signal.SIGTSTP and not handled:
-        host.terminal.give_back()
+    terminal, handled = host.terminal, host.init or catches(host.pid_1, number)
+    if number == _signal.SIGWINCH and terminal.is_open:
+        terminal.resize()  # the kernel tells the foreground process group inside
+    elif number == _signal.SIGTSTP and not handled:
+        terminal.give_back()
         forward(host, _signal.SIGSTOP)
         os.kill(os.getpid(), _signal.SIGSTOP)  # the shell that started us sees that we stop
-        return deadline
-    forward(host, number)
-    if number == _signal.SIGCONT:
-        host.terminal.take()
-    if handled or number not in TERMINATING:
-        return deadline
-    return time.monotonic() if deadline else time.monotonic() + host.stop_timeout
+    else:
+        forward(host, number)
+        if number == _signal.SIGCONT:
+            terminal.take()
+        if number in TERMINATING and not handled:
+            host.deadline = time.monotonic() + (0 if host.deadline else host.stop_timeout)
 
 
 def forward(host: "Host", number: int) -> None:
-    """Send a signal to PID 1, which may have ended already."""
+    """Send a signal to PID 1; nothing if it has ended already."""
     try:
         _signal.pidfd_send_signal(host.pid_1_fd, number)
     except ProcessLookupError:
@@ -663,12 +638,12 @@ def unshare_namespaces(host: "Host") -> None:
 
     namespaces(7). The cgroup namespace comes later: it begins at the cgroup one is in.
     """
+    import resource
+
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
-    limit = ResourceLimit()
-    for resource in SHARED_LIMITS:  # a user namespace gets as much as its maker could have
-        libc("getrlimit", resource, _ctypes.byref(limit))
-        limit.soft //= SHARE
-        libc("setrlimit", resource, _ctypes.byref(limit))
+    for limit in SHARED_LIMITS:  # a user namespace gets as much as its maker could have
+        soft, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (soft // SHARE, hard))
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
 
@@ -680,7 +655,8 @@ def keep_capabilities(_: "Host") -> None:
     outside, it could not read a Python or a script below a private directory such as /root.
     """
     last = int(read("/proc/sys/kernel/cap_last_cap"))
-    capset((2 << last) - 1, (2 << last) - 1)
+    everything = (2 << last) - 1
+    capset(everything, everything)
     for capability in range(last + 1):
         libc("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
@@ -705,7 +681,7 @@ def spawn_pid_1(host: "Host") -> None:
     """
     code, host.code = os.pipe()
     python = [sys.executable, "-I", "-S", "-c", START, "child", *sys.argv[2:]]
-    environment = {name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"}
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     streams = [(os.POSIX_SPAWN_DUP2, host.socket.fileno(), SOCKET),
                (os.POSIX_SPAWN_DUP2, code, CODE_PIPE)]
     host.pid_1 = os.posix_spawn(sys.executable, python, environment, file_actions=streams)
@@ -721,10 +697,7 @@ def hand_over_code(host: "Host") -> None:
     send(host.socket, f"forked {host.pid_1}")
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
     names = {"__name__": "__main__", "__file__": __file__, "DESCRIPTION": host.description}
-    try:
-        write_all(host.code, marshal.dumps((CODE, names)))
-    except BrokenPipeError:
-        pass  # PID 1 has ended; run sees that
+    quietly(write_all, host.code, marshal.dumps((CODE, names)))  # run sees if PID 1 has ended
     os.close(host.code)
 
 
@@ -734,12 +707,10 @@ def guard(host: "Host") -> None:
     pid_namespaces(7): when PID 1 ends, the kernel kills all others. pivot_root has taken the
     host's files from this process, too: it works on descriptors, and imports nothing.
     """
-    happened = {host.lifeline: 0}  # if polling fails, kill PID 1
     try:
-        happened = wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
+        wait({host.pid_1_fd: POLLIN, host.lifeline: POLLIN})
     finally:
-        if host.lifeline in happened:
-            forward(host, _signal.SIGKILL)
+        forward(host, _signal.SIGKILL)  # if it has ended, nothing happens; if not, run is gone
     os.read(host.lifeline, 1)  # end of file: run has reported what it wants to, or is dead
     host.exit_code = reap(host.pid_1)
     tidy_up(host)
@@ -881,7 +852,7 @@ def make_dev(inside: "Inside") -> None:
     for path, node in nodes.items():
         os.mknod(path)
         attach(node, path)
-    for name, target in LINKS:
+    for name, target in LINKS.items():
         os.symlink(target, f"/dev/{name}")
 
 
@@ -978,6 +949,8 @@ def drop_privileges(inside: "Inside") -> None:
             libc("prctl", PR_CAPBSET_DROP, number)
     capset((2 << last) - 1, 0)  # nothing inheritable, and so nothing ambient
     change_user(inside.uid, inside.gid, inside.groups)
+    if {*os.getresuid()} != {inside.uid} or {*os.getresgid()} != {inside.gid}:
+        raise Failure(f"--user {inside.user}: the kernel made it {os.getuid()}:{os.getgid()}")
     inside.capabilities *= inside.uid == 0  # another user has lost all by now
     capset(inside.capabilities, 0)
     libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -1446,7 +1419,8 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
         try:
             mounts.append(clone_mount(source, attributes, idmap * (source != RESOLV_CONF), flags))
         except OSError as error:
-            error.filename = source if target == "/" else f"--volume {source}:{target}"
+            error.filename = f"--volume {source}:{target}" if target != "/" else (
+                f"the root is at {source}")
             raise
     return mounts
 
@@ -1454,9 +1428,10 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
 def mount_new(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
-    words = {*options.split(",")}
-    flags = sum(known[word] for word in words & known.keys())
-    libc("mount", kind, target, kind, flags, ",".join(words - known.keys()), path=target)
+    words = options.split(",")
+    flags = sum(known.get(word, 0) for word in words)
+    data = ",".join(word for word in words if word not in known)
+    libc("mount", kind, target, kind, flags, data, path=target)
 
 
 def new_mount(kind: str, **options: str) -> int:
@@ -1717,9 +1692,12 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
 
 
 def in_foreground() -> bool:
-    """Whether we may read from the terminal on standard input: job control, credentials(7)."""
-    # None: it is not our controlling terminal, nobody else's job is on it
-    return quietly(os.tcgetpgrp, 0) in (None, os.getpgrp())
+    """Whether we may read from the terminal that we are at: job control, credentials(7)."""
+    for fd in filter(os.isatty, range(3)):
+        group = quietly(os.tcgetpgrp, fd)  # None: it is not our controlling terminal
+        if group is not None:
+            return bool(group == os.getpgrp())
+    return True
 
 
 class Terminal:
@@ -1739,10 +1717,9 @@ class Terminal:
 
     def choose(self, host: "Host") -> None:
         """See what standard input is. Raises Failure for -i -t without a terminal."""
-        if not os.isatty(0):
-            if host.tty and host.interactive:
-                raise Failure("the input device is not a TTY; leave out -t")
-        elif host.has_terminal:
+        if host.tty and host.interactive and not os.isatty(0):
+            raise Failure("the input device is not a TTY; leave out -t")
+        if host.has_terminal and os.isatty(0):
             import termios
 
             self.original, self.raw = termios.tcgetattr(0), termios.tcgetattr(0)
@@ -1750,7 +1727,7 @@ class Terminal:
             self.raw[1] = 0  # nor is output changed
             self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
-        elif not in_foreground():  # the keyboard is the shell's: the container cannot read it
+        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's: the container cannot read it
             for fd in filter(os.isatty, range(3)):
                 path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
                 mode = os.O_WRONLY if fd else os.O_RDONLY
@@ -2310,8 +2287,8 @@ class Lesson:
         _, first, count = side.maps["uid"][0]
         others = [name for name in NAMESPACES.split()
                   if view[f"{name} ns"] != self.before[f"{name} ns"]]
-        usage = [f"{name} {cgroup.peak(name):.0f}" for cgroup in vars(side).get("cgroups", ())
-                 for name in cgroup.controllers if cgroup.leaf >= 0 and name in LIMITS]
+        usage = [f"{cgroup.controller} {cgroup.peak():.0f}" for cgroup in
+                 vars(side).get("cgroups", ()) if cgroup.leaf and cgroup.controller in LIMITS]
         return {
             **vars(side), "pids limit": "none", "memory limit": "none", **view,
             "first": first, "count": count - 1, "last": first + count - 1,
@@ -2748,8 +2725,8 @@ def spawn(*command: str) -> str:
     import subprocess
 
     stderr = None if "--progress-bar" in command else subprocess.STDOUT
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, errors="replace",
-                          close_fds=False,
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=stderr, errors="replace", close_fds=False,
                           preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
     if status := done.returncode:
         limit = "; a file got too large: see ulimit -f" * (status == -_signal.SIGXFSZ)
@@ -2789,12 +2766,6 @@ class FilterProgram(_ctypes.Structure):
     """struct sock_fprog of seccomp(2)."""
 
     _fields_ = [("length", Long), ("instructions", CString)]
-
-
-class ResourceLimit(_ctypes.Structure):
-    """struct rlimit of getrlimit(2). -1, as every RLIM_INFINITY, has itself as its part."""
-
-    _fields_ = [("soft", Long), ("hard", Long)]
 
 
 class CFunction(_ctypes.CFuncPtr):
