@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from containers import CGROUP_SH, HIERARCHIES, fine, leaves
-from test_endings import CROWD, ENDINGS, UNANSWERED
+from test_endings import CROWD, ENDINGS, UNANSWERED, nothing
 from test_worlds import end_of, is_right, needs_uml, pytest_there, start_world
 
 USER = 54321
@@ -36,7 +36,8 @@ def test_no_leaf_is_left_in_a_cgroup_of_a_user_s_after(request, run, handed, kin
     start = request.getfixturevalue(kind)
     container = start(*ending.options, "sh", "-c", script, parent=handed, **own_group)
     container.expect(rb"ready\r?\n")
-    assert leaves(handed)
+    if ending.act is not nothing:  # else it may have ended by itself already
+        assert leaves(handed)
     ending.act(container)
     assert container.is_gone(ending.seconds)
     assert container.wait(2) in ending.codes
