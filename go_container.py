@@ -915,9 +915,11 @@ def mount_volumes(inside: "Inside") -> None:
 
     open_tree(2), move_mount(2).
     """
+    targets = [target for _, target, _ in inside.binds]
     for name in NAMES:
-        if name in inside.names and mode_of(f"/etc/{name}"):
-            attach_inside(inside.names[name], f"/etc/{name}", f"/etc/{name}")
+        path = f"/etc/{name}"
+        if name in inside.names and path not in targets and mode_of(path):
+            attach_inside(inside.names[name], path, path)
         os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
         if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
@@ -1727,7 +1729,7 @@ class Terminal:
             self.raw[1] = 0  # nor is output changed
             self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
-        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's: the container cannot read it
+        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's
             for fd in filter(os.isatty, range(3)):
                 path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
                 mode = os.O_WRONLY if fd else os.O_RDONLY
