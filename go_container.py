@@ -2199,13 +2199,13 @@ TOLD = """
 find_root           the root: {rootfs}
 find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
-make_leaf           makes {leaf}: --pids-limit {pids_limit} -m {memory}
+make_leaf           makes {leaf} below {cgroup_parent}
 map_ids             uid 0–{count} inside = {first}–{last} outside
-clone_mounts        shifts the owners of {rootfs}
+clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter
 say_go              says "go"
 supervise           PID 1 has ended, and so has all inside
-report_limits       used at most: {usage}
+report_limits       used at most: {usage} MB
 unshare_namespaces  new namespaces: {others}, pid for children
 keep_capabilities   keeps its capabilities over exec
 spawn_pid_1         forks PID 1: {pid_1} on the host
@@ -2226,7 +2226,7 @@ start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
 """  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
 END = """  namespaces that are not the host's: {others}
-  uid {uid} inside is {Uid} outside
+  uid {uid} inside is {outside} outside
   capabilities: {CapEff}
   / inside is {root}
   limits: {pids limit} processes, {memory limit} memory
@@ -2289,11 +2289,12 @@ class Lesson:
         _, first, count = side.maps["uid"][0]
         others = [name for name in NAMESPACES.split()
                   if view[f"{name} ns"] != self.before[f"{name} ns"]]
-        usage = [f"{cgroup.controller} {cgroup.peak():.0f}" for cgroup in
-                 vars(side).get("cgroups", ()) if cgroup.leaf and cgroup.controller in LIMITS]
+        usage = [f"{cgroup.controller} {cgroup.peak() / LIMITS[cgroup.controller][1]:.4g}"
+                 for cgroup in vars(side).get("cgroups", ())
+                 if cgroup.leaf and cgroup.controller in LIMITS]
         return {
             **vars(side), "pids limit": "none", "memory limit": "none", **view,
-            "first": first, "count": count - 1, "last": first + count - 1,
+            "outside": view["Uid"].split()[0], "first": first, "count": count - 1, "last": first + count - 1,
             "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
             "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
