@@ -2199,7 +2199,7 @@ TOLD = """
 find_root           the root: {rootfs}
 find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
-make_leaf           makes {leaf} below {cgroup_parent}
+make_leaf           makes {leaf} below {cgroup_parent}, with {limits}
 map_ids             uid 0–{count} inside = {first}–{last} outside
 clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter
@@ -2292,13 +2292,15 @@ class Lesson:
         usage = [f"{cgroup.controller} {cgroup.peak() / LIMITS[cgroup.controller][1]:.4g}"
                  for cgroup in vars(side).get("cgroups", ())
                  if cgroup.leaf and cgroup.controller in LIMITS]
+        limits = [f"{name} {value}" for name, value in (
+            ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
         return {
             **vars(side), "pids limit": "none", "memory limit": "none", **view,
             "outside": view["Uid"].split()[0], "first": first, "count": count - 1, "last": first + count - 1,
             "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
             "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
-            "usage": ", ".join(usage),
+            "usage": ", ".join(usage), "limits": ", ".join(limits) or "no limit of its own",
         }
 
     def tell_step(self, step: "Step") -> None:
