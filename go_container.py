@@ -2296,11 +2296,12 @@ class Lesson:
             ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
         return {
             **vars(side), "pids limit": "none", "memory limit": "none", **view,
-            "outside": view["Uid"].split()[0], "first": first, "count": count - 1, "last": first + count - 1,
+            "outside": view["Uid"].split()[0],
+            "first": first, "count": count - 1, "last": first + count - 1,
             "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
             "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
-            "usage": ", ".join(usage), "limits": ", ".join(limits) or "no limit of its own",
+            "usage": ", ".join(usage), "limits": ", ".join(limits) or "no own limit",
         }
 
     def tell_step(self, step: "Step") -> None:
