@@ -641,11 +641,13 @@ def unshare_namespaces(host: "Host") -> None:
     import resource
 
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
-    for limit in SHARED_LIMITS:  # a user namespace gets as much as its maker could have
-        soft, hard = resource.getrlimit(limit)
+    own = {limit: resource.getrlimit(limit) for limit in SHARED_LIMITS}
+    for limit, (soft, hard) in own.items():  # a user namespace gets what its maker may have now
         resource.setrlimit(limit, (soft // SHARE, hard))
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
+    for limit, values in own.items():
+        resource.setrlimit(limit, values)
 
 
 def keep_capabilities(_: "Host") -> None:
