@@ -254,7 +254,7 @@ class Container:
         if not self.command:
             raise Usage("no command to run")
         if self.userns and os.geteuid() != 0:
-            raise Failure("--userns host-root is for root: nobody else has root to give away")
+            raise Failure("--userns host-root is for root: use sudo")
         self.binds = sorted(self.volume, key=lambda volume: volume[1])  # parents first
         targets = [target for _, target, _ in self.binds]
         for target in targets:
