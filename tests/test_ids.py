@@ -258,6 +258,16 @@ def test_the_range_that_nobody_gave_is_nobodys(shell, place, kind, users, ranges
     assert not [(a, n) for a, n in taken if a < first + IDS and first < a + n]
 
 
+def test_where_no_range_is_free_below_the_highest_id_it_is_one_line(shell, place):
+    """As podman has it; the kernel would take ids beyond. The control: a few less are taken."""
+    end = HIGHEST - 2 * IDS
+    for count, free in ((HIGHEST + 1 - 100000, False), (end - 100000, True)):
+        subids = f"somebody:100000:{count}\n"
+        prefix = ["env", "-u", "SUDO_USER", *host_files(place, subuid=subids, subgid=subids)]
+        result = shell("echo ran", prefix=prefix)
+        assert fine(result) == b"ran\n" if free else "subuid" in one_line(result)
+
+
 def test_the_same_free_range_is_taken_each_time(shell, place):
     """…by spec as well: a bundle's copy is owned by it."""
     subids = "somebody:100000:65536\n"

@@ -14,7 +14,7 @@ FAULT = """
 [[fault]]
 name = "{}"
 file = "cgroup.sh"
-old = "umask 022"
+old = "mkdir -m 1755"
 new = "{}"
 tests = "test_cgroup_sh.py -k '{}'"
 """
@@ -27,11 +27,12 @@ def plant(place, *faults: tuple[str, str, str]) -> subprocess.CompletedProcess[s
 
 
 def test_a_fault_that_tests_let_through_is_named_and_another_is_not(place):
-    done = plant(place, ("harmless", "umask 0022", "umask"), ("harmful", "umask 077", "umask"))
+    faults = ("harmless", "mkdir -m 01755", "umask"), ("harmful", "mkdir -m 1750", "umask")
+    done = plant(place, *faults)
     assert done.returncode == 1, done
     assert done.stdout.endswith("2 planted, 1 let through\n  harmless\n"), done
 
 
 @pytest.mark.parametrize("tests", ["no such test", "(", "garbage and a_normal_user and umask"])
 def test_a_fault_that_no_test_looks_at_is_no_fault_let_through(place, tests):
-    assert plant(place, ("a name", "umask 077", tests)).returncode == 2
+    assert plant(place, ("a name", "mkdir -m 1750", tests)).returncode == 2

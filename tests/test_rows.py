@@ -463,12 +463,15 @@ def test_the_kernel_reads_the_share_of_processors_back(start, cpus):
     assert quota == CPUS[cpus] * period
 
 
-@pytest.mark.parametrize("pids", ["1", "7", "100", "4194304"])
+PIDS = {"1": "1", "7": "7", "100": "100", "4194304": "4194304", "0": "max", "-1": "max"}
+
+
+@pytest.mark.parametrize("pids", PIDS)
 def test_the_kernel_reads_the_limit_of_processes_back(start, pids):
     """One process has to do with itself; the limit of all is below the others, and holds, too."""
     with start("--pids-limit", pids) as container:
         path = container.cgroup("pids").relative_to(HIERARCHIES["pids"])
-        assert read_limits("pids", path) == (pids,)
+        assert read_limits("pids", path) == (PIDS[pids],)
 
 
 def swap_limit(directory: Path) -> int | None:

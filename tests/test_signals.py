@@ -238,16 +238,27 @@ def test_init_ends_with_its_command_and_its_code(background):
 
 @pytest.mark.parametrize("options, left", [([], "Z"), (["--init"], "")], ids=["without", "with"])
 def test_init_reaps_orphans(background, options, left):
-    """A process whose parent has ended becomes PID 1's; sleep does not look after it."""
+    """A process whose parent has ended becomes PID 1's; sleep does not look after it.
+
+    All of them end while PID 1 is stopped: of several signals that tell, it gets one.
+    """
     reading, writing = os.pipe()
-    script = "exec 3<&0; (cat <&3 &); echo ready; exec sleep 1000"
+    script = "exec 3<&0; (cat <&3 & cat <&3 & cat <&3 &); echo ready; exec sleep 1000"
     container = background(*options, "sh", "-c", script, stdin=reading)
     os.close(reading)
     container.expect(b"ready\n")
     of_pid_1 = Path(f"/proc/{container.pid_1}/task/{container.pid_1}/children")
-    (orphan,) = wait_until(lambda: [p for p in of_pid_1.read_text().split() if comm(p) == "cat"])
+
+    def orphans():
+        return [pid for pid in of_pid_1.read_text().split() if comm(pid) == "cat"]
+
+    assert wait_until(lambda: len(orphans()) == 3)
+    known = orphans()
+    os.kill(container.pid_1, SIGSTOP)
     os.close(writing)
-    assert wait_until(lambda: state(orphan) == left)
+    assert wait_until(lambda: {state(pid) for pid in known} == {"Z"})
+    os.kill(container.pid_1, SIGCONT)
+    assert wait_until(lambda: {state(pid) for pid in known} == {left})
 
 
 def test_job_control_works_below_init(terminal):
