@@ -851,7 +851,7 @@ def make_dev(inside: "Inside") -> None:
         except OSError as error:
             if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
                 raise
-            _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)  # so the one that is pending is dropped
+            _signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)  # drops the one that is pending
     for path, node in nodes.items():
         os.mknod(path)
         attach(node, path)
