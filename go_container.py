@@ -1269,7 +1269,7 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
     "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
-    "stop_timeout": (a_number, 10.0),
+    "stop_timeout": (a_number, 10.0), "bundle": (lambda text: os.path.abspath(a_text(text)), ""),
 }
 HERE = os.path.dirname(__file__)
 
@@ -2432,6 +2432,8 @@ def inspect(words: "list[str]") -> int:
     if not mode_of(f"/proc/{pid}/ns"):
         raise Failure(f"there is no process {pid}")
     here, there = kernel_view("self"), kernel_view(pid)
+    if "".join(status_of(pid, "State:"))[7:8] in "ZX":  # or nothing: it is no more
+        raise Failure(f"process {pid} has ended")
     wide = max(map(len, here.values()))
     lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
     lines += [f"{' ' if there[name] == '?' else '*'} {name:13} {here[name]:{wide}} {there[name]}"
