@@ -55,7 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("containers are started as root: sudo python3 -m pytest tests")
     # A shell makes what it starts in the background deaf to these; containers inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    for number in (signal.SIGQUIT, signal.SIGHUP):  # …and so does nohup
+        signal.signal(number, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     # What a container leaves behind becomes a child of the tests, where `host_state` finds it.
     libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
