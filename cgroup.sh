@@ -78,8 +78,9 @@ if [ "$cpus" != none ]; then
     esac
     quota=${quota#"${quota%%[!0]*}"}  # zeros in front would make it octal
     processors=$(getconf _NPROCESSORS_ONLN)
-    [ "${quota:-0}" -ge 1000 ] && [ "$quota" -le $((processors * 100000)) ] ||
+    if [ "${quota:-0}" -lt 1000 ] || [ "$quota" -gt $((processors * 100000)) ]; then
         fail "--cpus $cpus: a number of processors such as 0.5, from 0.01 to $processors"
+    fi
 fi
 
 # ── Where, and how to write there ────────────────────────────────────────────────────────────
@@ -233,8 +234,8 @@ prepare() {  # prepare CONTROLLER
 
 undo() {  # a cgroup with half of its limits is worse than none
     trap '' HUP INT TERM  # Ctrl-C would end the rmdir, too
-    printf '%s' "$made" | while read -r dir; do
-        if [ -k "$dir" ]; then rmdir "$dir" 2>/dev/null || :; fi
+    printf '%s' "$made" | while read -r cgroup; do
+        if [ -k "$cgroup" ]; then rmdir "$cgroup" 2>/dev/null || :; fi
     done
 }
 
@@ -246,7 +247,7 @@ flock -w 10 9 || fail "somebody else holds the lock on $top"
 if [ "$uid" != 0 ] && [ "$cpus" = none ] && ! grep -qw cpu "$top/cgroup.controllers"; then
     controllers='memory pids'
 fi
-for controller in $controllers; do check $controller; done
+for controller in $controllers; do check "$controller"; done
 
 if [ $action = prepare ]; then
     made='' limits=''
@@ -254,7 +255,7 @@ if [ $action = prepare ]; then
     trap 'undo; exit 1' HUP INT TERM  # since a second one ends the trap of EXIT
     # cpu without a limit, too, for --cpus of one container. It comes last: on v1, where it is
     # there, the others are ready.
-    for controller in $controllers; do prepare $controller; done
+    for controller in $controllers; do prepare "$controller"; done
     printf '%s' "$limits"
     trap '' HUP INT TERM  # it is done
     made=''
@@ -267,7 +268,7 @@ fi
 # ── Deleting: from all hierarchies, or from none ─────────────────────────────────────────────
 
 for controller in $controllers; do
-    locate $controller
+    locate "$controller"
     sweep
     if [ -d "$dir" ] && in_use; then
         sleep 1  # what has just been killed may still be on its way out
@@ -277,7 +278,7 @@ for controller in $controllers; do
 done
 trap '' HUP INT TERM
 for controller in $controllers; do
-    locate $controller
+    locate "$controller"
     if [ -d "$dir" ]; then
         reason=$(rmdir "$dir" 2>&1) || fail "cannot remove $dir: ${reason##*: }"
     fi

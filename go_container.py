@@ -254,7 +254,7 @@ class Container:
         if not self.command:
             raise Usage("no command to run")
         if self.userns and os.geteuid() != 0:
-            raise Failure("--userns host-root is for root: nobody else has root to give away")
+            raise Failure("--userns host-root is for root: use sudo")
         self.binds = sorted(self.volume, key=lambda volume: volume[1])  # parents first
         targets = [target for _, target, _ in self.binds]
         for target in targets:
@@ -641,11 +641,13 @@ def unshare_namespaces(host: "Host") -> None:
     import resource
 
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
-    for limit in SHARED_LIMITS:  # a user namespace gets as much as its maker could have
-        soft, hard = resource.getrlimit(limit)
+    own = {limit: resource.getrlimit(limit) for limit in SHARED_LIMITS}
+    for limit, (soft, hard) in own.items():  # a user namespace gets what its maker may have now
         resource.setrlimit(limit, (soft // SHARE, hard))
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
+    for limit, values in own.items():
+        resource.setrlimit(limit, values)
 
 
 def keep_capabilities(_: "Host") -> None:
@@ -665,7 +667,7 @@ SOCKET, CODE_PIPE = 3, 4  # descriptors that PID 1 starts with
 START = """\
 import marshal, os, sys
 try:
-    exec(*marshal.load(open(4, "rb")))
+    exec(*marshal.loads(open(4, "rb").read()))
 except BaseException as error:  # no traceback: run says it, if it is still there
     sys.stderr = None
     os.write(3, b"failed 125 child: %a" % error)
@@ -915,9 +917,11 @@ def mount_volumes(inside: "Inside") -> None:
 
     open_tree(2), move_mount(2).
     """
+    targets = [target for _, target, _ in inside.binds]
     for name in NAMES:
-        if name in inside.names and mode_of(f"/etc/{name}"):
-            attach_inside(inside.names[name], f"/etc/{name}", f"/etc/{name}")
+        path = f"/etc/{name}"
+        if name in inside.names and path not in targets and mode_of(path):
+            attach_inside(inside.names[name], path, path)
         os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
         if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
@@ -1727,7 +1731,7 @@ class Terminal:
             self.raw[1] = 0  # nor is output changed
             self.raw[3] &= termios.TOSTOP
             self.raw[6][termios.VMIN], self.raw[6][termios.VTIME] = 1, 0
-        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's: the container cannot read it
+        elif not host.has_terminal and not in_foreground():  # the keyboard is the shell's
             for fd in filter(os.isatty, range(3)):
                 path = f"/proc/self/fd/{fd}" if fd else "/dev/null"
                 mode = os.O_WRONLY if fd else os.O_RDONLY
@@ -2197,13 +2201,13 @@ TOLD = """
 find_root           the root: {rootfs}
 find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
-make_leaf           makes {leaf}: --pids-limit {pids_limit} -m {memory}
+make_leaf           makes {leaf} below {cgroup_parent}, with {limits}
 map_ids             uid 0–{count} inside = {first}–{last} outside
-clone_mounts        shifts the owners of {rootfs}
+clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter
 say_go              says "go"
 supervise           PID 1 has ended, and so has all inside
-report_limits       used at most: {usage}
+report_limits       used at most: {usage} MB
 unshare_namespaces  new namespaces: {others}, pid for children
 keep_capabilities   keeps its capabilities over exec
 spawn_pid_1         forks PID 1: {pid_1} on the host
@@ -2224,7 +2228,7 @@ start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
 """  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
 END = """  namespaces that are not the host's: {others}
-  uid {uid} inside is {Uid} outside
+  uid {uid} inside is {outside} outside
   capabilities: {CapEff}
   / inside is {root}
   limits: {pids limit} processes, {memory limit} memory
@@ -2287,15 +2291,19 @@ class Lesson:
         _, first, count = side.maps["uid"][0]
         others = [name for name in NAMESPACES.split()
                   if view[f"{name} ns"] != self.before[f"{name} ns"]]
-        usage = [f"{cgroup.controller} {cgroup.peak():.0f}" for cgroup in
-                 vars(side).get("cgroups", ()) if cgroup.leaf and cgroup.controller in LIMITS]
+        usage = [f"{cgroup.controller} {cgroup.peak() / LIMITS[cgroup.controller][1]:.4g}"
+                 for cgroup in vars(side).get("cgroups", ())
+                 if cgroup.leaf and cgroup.controller in LIMITS]
+        limits = [f"{name} {value}" for name, value in (
+            ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
         return {
             **vars(side), "pids limit": "none", "memory limit": "none", **view,
+            "outside": view["Uid"].split()[0],
             "first": first, "count": count - 1, "last": first + count - 1,
             "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
             "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
-            "usage": ", ".join(usage),
+            "usage": ", ".join(usage), "limits": ", ".join(limits) or "no own limit",
         }
 
     def tell_step(self, step: "Step") -> None:
@@ -2656,18 +2664,23 @@ def quietly(call: "Callable[..., Any]", *arguments: "Any") -> "Any":
 
 
 def lock(path: str, folder: "int | None" = None) -> int:
-    """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2)."""
+    """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2).
+
+    Somebody else may have removed it meanwhile, and its owner have made another of that name.
+    """
     import fcntl
 
+    fd = -1
     try:
         fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return -1
-    except BlockingIOError:
+        if os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=folder)):
+            return fd
+    except (FileNotFoundError, BlockingIOError):
+        pass
+    if fd >= 0:
         os.close(fd)
-        return -1
-    return fd
+    return -1
 
 
 def read(path: str, folder: "int | None" = None, flags: int = 0) -> str:

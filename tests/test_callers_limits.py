@@ -149,7 +149,8 @@ def test_limits_that_nobody_needs_change_nothing(run, name, value):
 # Run a command where the mount table is long, and the cgroups are at its end.
 LONG_TABLE = """
     work=$1 kind=$2; shift 2
-    mount --make-rprivate / && mkdir -p "$work/cgroups" "$work/many" && mount --rbind /sys/fs/cgroup "$work/cgroups" &&
+    mount --make-rprivate / && mkdir -p "$work/cgroups" "$work/many" &&
+    mount --rbind /sys/fs/cgroup "$work/cgroups" &&
     umount -R -l /sys/fs/cgroup &&
     if [ "$kind" = many ]; then
         for n in $(seq 80); do mkdir "$work/many/$n" && mount --bind "$work/many/$n" \

@@ -397,7 +397,8 @@ def site(tmp_path: Path) -> Iterator[tuple[Server, dict[str, Any]]]:
     subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
-    believe = {**NO_PROXY, "SSL_CERT_FILE": str(tmp_path / "certificate")}
+    ours = str(tmp_path / "certificate")
+    believe = {**NO_PROXY, "SSL_CERT_FILE": ours, "CURL_CA_BUNDLE": ours}  # this one goes before
     prefix = host_files(tmp_path, hosts=f"{ADDRESS} {SITE}\n")
     with serving(Server((ADDRESS, 443), Handler)) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -4,18 +4,18 @@ A box marked `console` is a session. Its prompts are the terminal's own: `$` is 
 `/ #` a container's. Where `$` follows while the first terminal is in a container, a second one is
 meant. The lines below a command are what it prints, with any white space for white space, and
 
-    …         any text; on a line of its own, any number of lines
-    <number>  digits
-    <word>    a word without spaces, the same one wherever it comes again in the box
+    …       any text; on a line of its own, any number of lines
+    <word>  a word without spaces, the same one wherever it comes again in the box
 
 The sessions are typed in a copy of the project, whose alpine-fs is filled. The cgroup `demo` and
 `sleep 1234` go by other names there, since somebody else may have their own. Boxes of another kind
-are not executed: `sh` installs packages, as does the indented line, which runs all tests, this one
-too; `text` is a picture.
+are not executed: `sh` installs packages, and runs all tests, this one too; `text` is for engines,
+which test_spec.py starts.
 """
 
 from __future__ import annotations
 
+import html
 import os
 import pty
 import re
@@ -86,8 +86,6 @@ class Words(dict[str, str]):
             name = part[1:-1]
             if part == "…":
                 return ".*"
-            if part == "<number>":
-                return r"\d+"
             if part.isspace():
                 return r"[ \t]+"
             if not re.fullmatch("<[a-z]+>", part):
@@ -230,7 +228,7 @@ WRONG = [
     ("a", "a\nb"),
     ("a …", "b a"),
     ("…\na", "a\nb"),
-    ("<number>", "x"),
+    ("a <x> b", "a  b"),
     ("<x> <x>", "1 2"),
     ("<x>\n<x>", "1\n2"),
     ("<x>", "1 2"),
@@ -241,7 +239,7 @@ RIGHT = [
     ("a …", "a b c"),
     ("…\na\n…", "a"),
     ("…\na\n…", "b\nb\na\nc"),
-    ("<number>", "17"),
+    ("<x>", "17"),
     ("<x> <x>\n<x>", "17 17\n17"),
     ("(a|b)*", "(a|b)*"),
 ]
@@ -264,68 +262,138 @@ def test_a_word_is_the_same_in_all_of_a_session():
 
 def test_two_commands_do_all_the_set_up():
     """They install packages, so only their shape is looked at."""
-    (install,) = [text for _, text in boxes("sh")]
-    packages = r"git python3 python3-prctl libseccomp2 busybox-static"
+    (setup,) = [text for _, text in boxes("sh")]
+    packages = "curl python3 python3-prctl libseccomp2 busybox-static"
     start = "sudo python3 go_container.py run /bin/sh"
-    assert re.fullmatch(
-        f"sudo apt-get update && sudo apt-get install -y {packages} && {start}\n", install
-    )
-    assert any(text.startswith(f"$ {start}\n") for _, text in boxes("console"))
-    assert re.findall(r"^    (sudo tests/run.*)$", README, re.MULTILINE) == ["sudo tests/run"]
+    install, tests = setup.splitlines()
+    assert install == f"sudo apt-get update && sudo apt-get install -y {packages} && {start}"
+    assert any(f"$ {start}\n" in text for _, text in boxes("console"))
+    assert tests == "sudo tests/run"
 
 
-def test_every_other_box_is_executed_or_a_picture():
+def test_every_other_box_is_executed_or_an_engine_s():
     kinds = re.findall(r"(?m)^```(.*)\n(?s:.*?)^```$", README)
-    assert set(kinds) == {"console", "sh", "text"}
+    assert set(kinds) == {"console", "sh", "text"} and kinds.count("text") == 1
+    assert all(re.match("sudo ", line) for _, text in boxes("text") for line in text.splitlines())
     prose = re.sub(r"(?ms)^```.*?^```$", "", README)
-    assert re.findall(r"(?<=\n\n)    .*", prose) == ["    sudo tests/run"]
+    assert not re.findall(r"(?<=\n\n)    .*", prose)
+
+
+# --- Its shape -----------------------------------------------------------------------------------
+
+SECTIONS = [
+    "What it promises, and what not", "Quick start", "Options", "The lesson", "Troubleshooting",
+    "The way out", "How fast", "References",
+]  # fmt: skip
+
+
+def section(name: str) -> str:
+    return README.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def test_it_has_what_a_stranger_asks_in_this_order():
+    """First the sentence, the command and five lines of it, and the picture."""
+    assert re.findall(r"^## (.+)$", README, re.MULTILINE) == SECTIONS
+    opening = README.partition("\n## ")[0]
+    sentence, session_at, picture = (opening.find(x) for x in ("runs a ", "```console", "![What"))
+    assert 0 < sentence < session_at < picture
+    ((_, command, output), *others) = session(next(text for _, text in boxes("console")))
+    assert "go_container.py run" in command and output.count("\n") == 5 and not others
+    assert len(re.findall(r"^- ", section(SECTIONS[0]), re.MULTILINE)) == 8
+    assert len(re.findall(r"^\| (?!.*\| ms \|$)", section("How fast"), re.MULTILINE)) == 5
+    assert len(re.findall(r"^- ", section("References"), re.MULTILINE)) == 5
+
+
+def test_the_lesson_has_fourteen_parts_each_with_an_exercise_a_question_and_its_answer():
+    parts = re.findall(r"(?ms)^### (\d+)\. .+?$(.+?)(?=^### )", section("The lesson"))
+    assert [int(number) for number, _ in parts] == [*range(1, 15)]
+    for number, text in parts:
+        assert "```console\n$ " in text and text.count("*Question:* ") == 1, number
+        assert len(text.splitlines()) <= 30, number  # a screen
+    answers = section("The lesson").partition("\n### Answers\n")[2]
+    assert re.findall(r"(?:^|\s)(\d+): ", answers) == [str(number) for number in range(1, 15)]
 
 
 # --- What the program knows better ---------------------------------------------------------------
 
 
-def test_every_function_that_the_lesson_names_is_one_to_read():
-    """It sends its reader to them."""
-    lesson = README.partition("\n## The lesson\n")[2].partition("\n## ")[0]
-    asides = " ".join(re.findall(r"\(((?:`\w+`(?:, )?)+)\)", lesson))
-    assert asides
-    for name in re.findall(r"`(\w+)`", asides):
-        assert re.search(rf"^def {name}\(", SOURCE, re.MULTILINE), name
+ASIDES = re.findall(r"`(\w+)`\s(\d)(?=[,)])", section("The lesson"))
 
 
-TROUBLES = README.partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
-ERRORS = re.findall(r"^\| `(.+?)`", TROUBLES, re.MULTILINE)
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace: apt-get install strace")
+def test_the_lesson_names_functions_with_the_stage_in_which_explain_tells_of_them(run):
+    """It sends its reader to both. With calls, a step is told with its docstring's first line."""
+    told = run("--explain=calls", "--network", "none", "--rm", "true").stderr.decode()
+    stages = dict(re.findall(r"(?ms)^(\d) [A-Z]{2}.*?$(.*?)(?=^\d [A-Z]{2}|\Z)", told))
+    assert len(ASIDES) > 15
+    for name, stage in ASIDES:
+        found = re.search(rf'^def {name}\(.*?\n    """(.+?)(?:"""|\n)', SOURCE, re.M | re.S)
+        assert found, name
+        assert [at for at, text in stages.items() if found[1] in text] == [stage], name
+
+
+def test_every_part_of_the_lesson_names_a_function():
+    parts = re.findall(r"(?ms)^### \d+\. .+?$(.+?)(?=^### )", section("The lesson"))
+    assert all(re.search(r"\((?:`\w+`\s\d(?:,\s)?)+\)", text) for text in parts)
+
+
+ERRORS = re.findall(r"^\| `(.+?)`", section("Troubleshooting"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_that_is_explained_is_one_of_the_programs(error):
     """Word for word, as somebody looks for it who has just seen it."""
     words = re.sub(r'"\s*\n?\s*f?"', "", SOURCE)  # a text may go on in the next line
-    assert re.search(re.escape(error).replace("…", r"\{[^}]*\}"), words)
+    pattern = re.escape(error).replace("…", r"\{[^}]*\}")
+    assert re.search(pattern, words) or re.search(pattern, CGROUP_SH.read_text())
 
 
 def test_errors_are_explained():
     assert len(ERRORS) > 5
 
 
-def test_every_option_is_in_the_readme():
-    """…by its long name, and by its short one."""
-    options = re.findall(r"(?:(?<= )-\w, )?--[a-z][a-z0-9-]+", go("--help").stdout.decode())
-    assert len(options) > 20
-    for option in options:
-        assert option.replace(", ", "/") in README
+def table_row(name: str) -> set[str]:
+    """The options in the lines of the table that are for this command; run's have no name."""
+    found: set[str] = set()
+    for row, words in re.findall(r"^\| ([^|]+) \| (.+) \|$", section("Options"), re.MULTILINE):
+        if row == (f"`{name}`" if name != "run" else row.strip("`")):
+            found |= set(re.findall(r"`((?:-\w/)?--[a-z][a-z0-9-]*)[^`]*`", words))
+    return found
+
+
+@pytest.mark.parametrize("command", ["run", "pull", "spec"])
+def test_the_table_has_the_options_of(command):
+    """…all of them and no others, with their short names."""
+    text = go(command, "--help").stdout.decode()
+    found = re.findall(r"(?m)^ +(?:(-\w), )?(--[a-z][a-z0-9-]*)", text)
+    options = {f"{short}/{name}" if short else name for short, name in found}
+    own = table_row(command) | (table_row("run") if command == "spec" else set())
+    assert own == options and len(options) >= 4
 
 
 def test_every_file_that_is_named_is_there():
     named = re.findall(r"`((?:tests|\.ci)/[\w./]*|test_\w+|\w+\.(?:py|sh))`", README)
-    assert "go_container.py" in named
+    named += re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert {"go_container.py", "tests/README.md", "tests/explain.svg", "tests/slurm"} <= set(named)
     for name in named:
         places = [REPOSITORY / name, REPOSITORY / f"tests/{name}", REPOSITORY / f"tests/{name}.py"]
         assert any(place.exists() for place in places), name
 
 
+def test_the_picture_is_one_of_the_lesson(run):
+    """…as it is today: the same headings, and as many lines from each process."""
+    picture = (REPOSITORY / "tests/explain.svg").read_text()
+    told = run("--explain", "true").stderr.decode()
+    headings = re.findall(r"(?m)^\d [A-Z]{2}.*$", told)
+    shown = html.unescape(picture).replace("\N{NO-BREAK SPACE}", " ")
+    assert len(headings) == 6 and all(f">{heading}<" in shown for heading in headings)
+    for who in ("host", "middle", "container"):
+        assert shown.count(f">{who}<") == len(re.findall(rf"(?m)^  {who} ", told)) > 0
+
+
 def test_the_readme_fits_its_frame():
     """Plain English does not fit into wide lines; the tables and the one install line may."""
     wide = [line for line in README.splitlines() if len(line) > 100]
-    assert not [line for line in wide if not line.startswith(("|", "sudo apt-get ", "  ["))]
+    assert not [line for line in wide if not line.startswith(("|", "sudo apt-get "))]
+    assert len(README.splitlines()) <= 400
     assert not re.search("[\U0001f300-\U0001faff]", README)

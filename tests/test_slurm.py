@@ -1,6 +1,6 @@
 """Slurm, a real one, of two nodes on this machine's loopback: a bundle runs on any of them.
 
-The lines for oci.conf and the script slurm-run are the README's own.
+oci.conf and the script slurm-run are those of tests/slurm, for readers.
 
 Nothing of the machine's own Slurm, if it has one, is touched: munge, slurmctld and two slurmd have
 their keys, sockets, ports and state in a temporary directory.
@@ -28,9 +28,10 @@ pytestmark = [
     pytest.mark.skipif(bool(missing), reason="needs slurm-wlm, munge, runc: apt-get install them"),
 ]
 
-README = (REPOSITORY / "README.md").read_text()
-RUNC, OURSELVES = re.findall(r"```text\n(RunTimeQuery.*?)```", README, re.DOTALL)
-(SLURM_RUN,) = re.findall(r"```text\n(import json.*?)```", README, re.DOTALL)
+RECIPE = REPOSITORY / "tests" / "slurm"
+RUNC = (RECIPE / "oci.conf.runc").read_text()
+OURSELVES = (RECIPE / "oci.conf.go_container").read_text()
+SLURM_RUN = (RECIPE / "slurm-run").read_text()
 
 SLURM_CONF = """\
 ClusterName=loopback

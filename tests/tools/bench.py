@@ -6,9 +6,12 @@ once, in an order of that round's own, so that a noisy minute hits all of them. 
 is the ratio (or the difference) within a round; its median is given, with its quartiles.
 
 The subjects do the same work, /bin/true in the same root file system, with a user namespace,
-ids mapped, and limits of processes and memory where they have such things. One that is not
-installed, or does not run here, is named with the reason.
+ids mapped, and limits of processes and memory where they have such things; runc and crun get
+what `go_container.py spec` prints, seccomp included. One that is not installed, or does not run
+here, is named with the reason.
 
+script   python3 go_container.py run …: Python compiles the file at each start
+module   python3 -m go_container run …, in the folder of a copy: compiled once, and kept
 floor    what the shape of go_container.py costs at least: two interpreters that do nothing, and
          the same namespaces and mounts in C (bench/floor.c)
 """
@@ -32,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -45,6 +48,7 @@ DEBIAN_PYTHON = "/usr/bin/python3"
 NAME = f"bench-{os.getpid()}"  # of all cgroups that we make
 FIRST_ID, IDS = 100000, 65536  # what the peers map 0–65535 to
 PIDS, MEMORY = 10, 50 << 20  # the limits of the exercise, which the peers get
+ALIVE = 8  # containers, while memory is measured
 
 
 def main() -> int:
@@ -91,19 +95,20 @@ words = shlex.split  # a command line as one reads it
 
 
 class Subject(NamedTuple):
-    """Something that starts /bin/true, and for the relays something that writes to a terminal."""
+    """Something that starts /bin/true."""
 
     name: str
     command: list[str]
     kind: str = "peer"  # or: ours, floor
+    folder: Path | None = None  # where it is started, if that matters
 
 
 class Python(NamedTuple):
     """An interpreter that has prctl, with what it runs."""
 
     version: str
-    path: str
-    ours: Subject
+    script: Subject
+    module: Subject
     floor: Subject
 
 
@@ -117,6 +122,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, place: Path) -> None:
         self.options, self.place = options, place
         self.root, self.shifted_root = place / "root", place / "shifted"
+        self.copy = place / "copy"  # of the file: its bytecode stays out of the repository
         self.pythons: list[Python] = []
         self.peers: list[Subject] = []
         self.missing: dict[str, str] = {}  # name: reason
@@ -135,12 +141,18 @@ class Bench:
             if reason:
                 self.missing[f"go_container.py with {path}"] = reason
                 continue
-            ours = Subject(f"go_container.py, Python {version}", self.ours(path), "ours")
-            floor = Subject(f"floor, Python {version}", [self.program("floor"), path,
-                                                         str(self.root), "/bin/true"], "floor")
-            for subject in (ours, floor):
-                launch(self, subject.command)  # these have to work
-            self.pythons.append(Python(version, path, ours, floor))
+            python = Python(
+                version,
+                Subject(f"script, Python {version}", self.script(path), "ours"),
+                Subject(f"module, Python {version}", self.module(path), "ours", self.copy),
+                Subject(f"floor, Python {version}",
+                        [self.program("floor"), path, str(self.root), "/bin/true"], "floor"))
+            for subject in python[1:]:
+                launch(self, subject)  # these have to work
+            tag = f"cpython-{''.join(version.split('.')[:2])}"
+            if not [*self.copy.glob(f"__pycache__/go_container.{tag}.pyc")]:
+                raise Broken(f"{path} has kept no bytecode of the module")
+            self.pythons.append(python)
         if not self.pythons:
             raise SystemExit(f"bench.py: no Python with prctl: {self.missing}; see --python")
         for subject in (*self.runtimes(), *self.sandboxes()):
@@ -148,17 +160,23 @@ class Bench:
                 self.missing[subject.name] = "not installed"
                 continue
             try:
-                launch(self, subject.command)
+                launch(self, subject)
                 self.peers.append(subject)
             except Broken as broken:
                 self.missing[subject.name] = str(broken)
         if not self.options.go:
             self.missing["the Go original"] = "give it with --go"
 
-    def ours(self, python: str, *more: str, command: Sequence[str] = ("/bin/true",)) -> list[str]:
-        """The command line of go_container.py; more: options, the last one wins."""
-        return [python, str(SCRIPT), "run", "--rootfs", str(self.root), "--cgroup-parent", NAME,
+    def script(
+        self, python: str, *more: str, command: Sequence[str] = ("/bin/true",), verb: str = "run"
+    ) -> list[str]:
+        """A command line of the script; more: options."""
+        return [python, str(SCRIPT), verb, "--rootfs", str(self.root), "--cgroup-parent", NAME,
                 *more, *command]
+
+    def module(self, python: str, command: Sequence[str] = ("/bin/true",)) -> list[str]:
+        """The same as a module."""
+        return [python, "-m", "go_container", *self.script(python, command=command)[2:]]
 
     def peer(self, name: str) -> Subject | None:
         return next((peer for peer in self.peers if peer.name == name), None)
@@ -189,7 +207,10 @@ class Bench:
     def oci(self, runtime: str, command: list[str], terminal: bool = False) -> list[str]:
         """A runc or crun command line, with a bundle written for it."""
         bundle = Path(tempfile.mkdtemp(prefix="bundle-", dir=self.place))
-        config = oci_config(self.root, command, terminal)
+        more = [f"--tty={terminal}".lower(), f"-m{MEMORY}", f"--pids-limit={PIDS}"]
+        spec = self.script(self.pythons[0].script.command[0], *more, command=command, verb="spec")
+        config = json.loads(must(*spec))
+        del config["linux"]["cgroupsPath"]  # one for each launch: the name's
         (bundle / "config.json").write_text(json.dumps(config))
         state = ["--root", str(self.place / f"{runtime}-state")]
         return [runtime, *state, "run", "--bundle", str(bundle), "{}"]
@@ -205,44 +226,6 @@ class Bench:
             f"--uidmap 0:{FIRST_ID}:{IDS} "
             "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"  # its own may be above ours
         ), *more, "--rootfs", str(self.shifted_root), *command]
-
-
-def oci_config(root: Path, command: list[str], terminal: bool) -> dict[str, object]:
-    """config.json of the container that go_container.py makes; runtime-spec(1.0)."""
-    capabilities = [f"CAP_{name}" for name in words(
-        "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW "
-        "SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP")]
-    masked = words("acpi asound interrupts kcore keys latency_stats sched_debug scsi timer_list "
-                   "timer_stats")
-    read_only = words("bus fs irq sys sysrq-trigger")
-    ids = [{"containerID": 0, "hostID": FIRST_ID, "size": IDS}]
-    mounts = [
-        ("/proc", "proc", "nosuid,nodev,noexec"),
-        ("/dev", "tmpfs", "nosuid,mode=755,size=65536k"),
-        ("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        ("/dev/shm", "tmpfs", "nosuid,noexec,nodev,mode=1777,size=65536k"),
-        ("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-    ]
-    return {
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": terminal, "cwd": "/", "args": command, "noNewPrivileges": True,
-            "user": {"uid": 0, "gid": 0},
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
-        },
-        "root": {"path": str(root)},
-        "hostname": "container",
-        "mounts": [{"destination": at, "type": kind, "source": kind, "options": how.split(",")}
-                   for at, kind, how in mounts],
-        "linux": {
-            "namespaces": [{"type": kind} for kind in words("user pid mount uts ipc cgroup")],
-            "uidMappings": ids, "gidMappings": ids,
-            "resources": {"pids": {"limit": PIDS}, "memory": {"limit": MEMORY, "swap": MEMORY}},
-            "maskedPaths": [f"/proc/{name}" for name in masked],
-            "readonlyPaths": [f"/proc/{name}" for name in read_only],
-        },
-    }
 
 
 def find_prctl(python: str) -> tuple[str, str]:
@@ -268,11 +251,12 @@ class Launch(NamedTuple):
     memory: int
 
 
-def launch(bench: Bench, command: list[str], count: int = 1, at_once: int = 1) -> Launch:
-    """Run a command, through bench/launch.c. Raises Broken unless it ends with 0 every time."""
-    argv = [bench.program("launch"), str(at_once), str(count), *command]
-    pipe, name = subprocess.PIPE, shlex.join(command)
-    with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, process_group=0) as process:
+def launch(bench: Bench, subject: Subject, count: int = 1, at_once: int = 1) -> Launch:
+    """Run its command, through bench/launch.c. Raises Broken unless it ends with 0 every time."""
+    argv = [bench.program("launch"), str(at_once), str(count), *subject.command]
+    pipe, name = subprocess.PIPE, shlex.join(subject.command)
+    with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, process_group=0,
+                          cwd=subject.folder) as process:
         try:
             out, said = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
@@ -297,7 +281,7 @@ def interleave(bench: Bench, subjects: Iterable[Subject]) -> dict[str, list[Laun
     for number in range(bench.options.rounds):
         progress(f"round {number + 1} of {bench.options.rounds}")
         for subject in order.sample(subjects, len(subjects)):
-            launches[subject.name].append(launch(bench, subject.command))
+            launches[subject.name].append(launch(bench, subject))
     return launches
 
 
@@ -333,82 +317,75 @@ def ratio(launches: list[Launch], others: list[Launch]) -> Spread:
     return spread(a / b for a, b in zip(seconds(launches), seconds(others), strict=True))
 
 
-def difference(launches: list[Launch], others: list[Launch]) -> Spread:
-    """How many milliseconds more than the other, round by round."""
-    pairs = zip(seconds(launches), seconds(others), strict=True)
-    return spread(1000 * (a - b) for a, b in pairs)
-
-
 # --- The parts of a run ------------------------------------------------------------------------
 
 
 def measure_launch(bench: Bench) -> None:
-    """A launch, and what its parts cost, all in the same rounds."""
+    """A launch of everything, all in the same rounds."""
     first = bench.pythons[0]
-    variants = [Subject(name, bench.ours(first.path, *words(options))) for name, options in (
-        ("no cgroup", "--cgroup-parent none"),
-        ("no seccomp", "--security-opt seccomp=unconfined"),
-        ("options", "-m 50m --pids-limit 10 -e A=1 -e B=2 --hostname=box -w /tmp"))]
-    subjects = [subject for python in bench.pythons for subject in (python.ours, python.floor)]
-    subjects += bench.peers
-    launches = interleave(bench, subjects + variants)
-    ours = launches[first.ours.name]
+    subjects = [subject for python in bench.pythons for subject in python[1:]] + bench.peers
+    launches = interleave(bench, subjects)
 
     rows = []
     for subject in sorted(subjects, key=lambda each: milliseconds(launches[each.name]).median):
         own = launches[subject.name]
-        rows.append([subject.name, str(milliseconds(own)), str(ratio(ours, own)),
+        rows.append([subject.name, str(milliseconds(own)),
+                     str(ratio(launches[first.script.name], own)),
+                     str(ratio(launches[first.module.name], own)),
                      f"{statistics.median(1000 * each.cpu for each in own):.0f}",
                      f"{statistics.median(each.memory for each in own) / 1e6:.0f}"])
     print_table(bench, f"Launch of /bin/true, {bench.options.rounds} interleaved rounds",
-                ["", "ms", "go_container.py ÷ this", "CPU ms", "largest process, MB"], rows,
-                f"The ratio is that of {first.ours.name}.")
+                ["", "ms", "script ÷ this", "module ÷ this", "CPU ms", "largest process, MB"],
+                rows, f"The ratios are those of Python {first.version}.")
 
-    print_table(bench, "Against their own floors", ["", "ms", "floor, ms", "ratio"],
-                [[python.ours.name, str(milliseconds(launches[python.ours.name])),
-                  str(milliseconds(launches[python.floor.name])),
-                  str(ratio(launches[python.ours.name], launches[python.floor.name]))]
-                 for python in bench.pythons])
-    parts = {"the cgroup": difference(ours, launches["no cgroup"]),
-             "seccomp": difference(ours, launches["no seccomp"]),
-             "options": difference(launches["options"], ours)}
-    print_table(bench, f"What parts of it cost, {first.ours.name}",
-                ["", "ms more than without"], [[name, str(cost)] for name, cost in parts.items()])
+    rows = []
+    for python in bench.pythons:
+        script, module, floor = (launches[subject.name] for subject in python[1:])
+        over = {"script": ratio(script, floor), "module": ratio(module, floor)}
+        rows.append([python.version, *(str(milliseconds(each)) for each in (script, module, floor)),
+                     *map(str, over.values())])
+        limits = (2.0, 1.5) if python is first else (2.3, 1.7)
+        for (name, value), limit in zip(over.items(), limits, strict=True):
+            bench.target(f"{name} ÷ floor, Python {python.version}", value.median, limit)
+    print_table(bench, "Against their own floors",
+                ["Python", "script, ms", "module, ms", "floor, ms", "script ÷ floor",
+                 "module ÷ floor"], rows)
+    runc = launches.get("runc")
+    value = ratio(launches[first.module.name], runc).median if runc else None
+    bench.target("module ÷ runc", value, 1.05)
     if bench.options.svg:
         times = [(subject, milliseconds(launches[subject.name])) for subject in subjects]
         Path(bench.options.svg).write_text(plot(bench, times))
-
-    for python in bench.pythons:
-        limit = 1.45 if python is first else 1.5
-        over = ratio(launches[python.ours.name], launches[python.floor.name]).median
-        bench.target(f"launch ÷ floor, Python {python.version}", over, limit)
-    for name, limit in (("runc", 1.1), ("mkosi-sandbox", 1.0), ("podman", 0.25),
-                        ("go run main.go run", 0.3)):
-        value = ratio(ours, launches[name]).median if name in launches else None
-        bench.target(f"launch ÷ {name}", value, limit)
-    for (name, cost), limit in zip(parts.items(), (1, 2, 4), strict=True):
-        bench.target(f"{name}, ms", cost.median, limit)
 
 
 def measure_parallel(bench: Bench) -> None:
     """Containers per second, with several starting at once."""
     repeats, count = (1, 32) if bench.options.smoke else (5, 96)
-    peers = [bench.peer(name) for name in ("runc", "crun", "bubblewrap")]
-    subjects = [bench.pythons[0].ours, *(peer for peer in peers if peer)]
+    _, script, module, _ = bench.pythons[0]
+    subjects = [module, script, *(peer for peer in bench.peers if peer.name in ("runc", "crun"))]
     rates: dict[tuple[str, int], list[float]] = {}
     for number in range(repeats):
-        for at_once in (2, 8, 32):
+        for at_once in (8, 32):
             progress(f"{at_once} at once, {number + 1} of {repeats}")
             for subject in subjects:
-                result = launch(bench, subject.command, count, at_once)
+                result = launch(bench, subject, count, at_once)
                 rates.setdefault((subject.name, at_once), []).append(count / result.together)
-    rows = [[name, *(str(spread(rates[name, at_once])) for at_once in (2, 8, 32))]
+
+    def against(name: str, other: str, at_once: int) -> Spread | None:
+        theirs = rates.get((other, at_once))
+        return theirs and spread(
+            a / b for a, b in zip(rates[name, at_once], theirs, strict=True))
+
+    rows = [[name, *(str(value or "–") for at_once in (8, 32) for value in (
+                spread(rates[name, at_once]), against(name, "runc", at_once)))]
             for name, *_ in subjects]
-    print_table(bench, "Containers per second", ["", "2 at once", "8 at once", "32 at once"], rows)
-    for at_once in (8, 32):
-        ours, runc = rates[subjects[0].name, at_once], rates.get(("runc", at_once), [])
-        value = spread(a / b for a, b in zip(ours, runc, strict=True)).median if runc else None
-        bench.target(f"containers per second ÷ runc, {at_once} at once", value, 0.9, at_least=True)
+    print_table(bench, "Containers per second",
+                ["", "8 at once", "this ÷ runc", "32 at once", "this ÷ runc"], rows)
+    for subject, limit in ((module, 0.6), (script, 0.4)):
+        for at_once in (8, 32):
+            value = against(subject.name, "runc", at_once)
+            bench.target(f"{subject.name.split(',')[0]}: containers per second ÷ runc's, "
+                         f"{at_once} at once", value and value.median, limit, at_least=True)
 
 
 def measure_sequence(bench: Bench) -> None:
@@ -419,12 +396,12 @@ def measure_sequence(bench: Bench) -> None:
     before = left_behind(bench)
     for number in range(blocks):
         progress(f"launch {10 * number + 10} of {10 * blocks}")
-        ours += launch(bench, python.ours.command, 10).each
-        floor += launch(bench, python.floor.command, 10).each
+        ours += launch(bench, python.module, 10).each
+        floor += launch(bench, python.floor, 10).each
     left = sorted(left_behind(bench) - before)
     counts = [count for count in (1, 10, 100, 1000) if count <= len(ours)]
     rows = [[subject.name, *(f"{1000 * statistics.mean(values[:count]):.1f}" for count in counts)]
-            for subject, values in ((python.ours, ours), (python.floor, floor))]
+            for subject, values in ((python.module, ours), (python.floor, floor))]
     print_table(bench, "One after the other, mean ms of a launch",
                 ["", *(f"first {count}" for count in counts)], rows,
                 f"Left behind by {len(ours)} launches: {', '.join(left) or 'nothing'}.")
@@ -443,36 +420,34 @@ def left_behind(bench: Bench) -> set[str]:
 
 
 def measure_memory(bench: Bench) -> None:
-    """What stays in memory beside a container: run and the middle, by proportional set size.
+    """What stays in memory beside a container: run and its guard, by proportional set size.
 
-    Other processes of the same Python, such as this one, bear their part of its pages. So it is
-    measured again as if there were none: with a copy of the interpreter in the place of the real
-    one, in a mount namespace.
+    Pages that several processes share are divided among them: so with several containers alive.
     """
-    rows, values = [], []
+    rows = []
     for python in bench.pythons:
-        progress(f"memory, Python {python.version}")
-        real = os.path.realpath(python.path)
-        copy = shutil.copy(real, bench.program("python-copy"))
-        hide = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"']
-        command = bench.ours(python.path, command=["/bin/cat"])  # ends with its input
-        run, middle = proportional_sizes(command)
-        alone = proportional_sizes([*hide, copy, real, *command])
-        sizes = (run, middle, run + middle, sum(alone))
-        rows.append([python.ours.name, *(f"{size / 1e6:.1f}" for size in sizes)])
-        values.append((run + middle) / 1e6)
-    print_table(bench, "Memory beside a running container, PSS in MB",
-                ["", "run", "middle", "together", "if no other Python runs"], rows)
-    bench.target("memory beside a running container, MB", values[0], 6)
+        for subject in (python.script, python.module):
+            progress(f"memory, {subject.name}")
+            sizes = proportional_sizes(subject)
+            run, guard, both = (spread(column) for column in zip(*sizes, strict=True))
+            rows.append([subject.name, str(run), str(guard), str(both)])
+            if subject is bench.pythons[0].module:
+                bench.target("module: memory of run and its guard, MB", both.median, 6)
+    print_table(bench, f"Memory beside each of {ALIVE} running containers, PSS in MB",
+                ["", "run", "guard", "together"], rows)
 
 
-def proportional_sizes(command: list[str]) -> tuple[int, int]:
-    """The bytes of run and of the middle, while a container with cat waits for input."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        run, middle, _ = wait_for_command(process, "cat")
-        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (run, middle)]
-    sizes = [int(text.split("\nPss:")[1].split()[0]) << 10 for text in texts]
-    return sizes[0], sizes[1]
+def proportional_sizes(subject: Subject) -> list[tuple[float, float, float]]:
+    """MB of run, of its guard and of both, for each of several containers that are alive."""
+    command = [*subject.command[:-1], "/bin/cat"]  # ends with its input
+    with ExitStack() as containers:
+        processes = [containers.enter_context(subprocess.Popen(
+            command, stdin=subprocess.PIPE, cwd=subject.folder)) for _ in range(ALIVE)]
+        pids = [wait_for_command(process, "cat")[:2] for process in processes]
+        texts = [[Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pair] for pair in pids]
+    sizes = [[int(text.split("\nPss:")[1].split()[0]) * 1024 / 1e6 for text in pair]
+             for pair in texts]
+    return [(run, guard, run + guard) for run, guard in sizes]
 
 
 def wait_for_command(process: subprocess.Popen[bytes], name: str) -> list[int]:
@@ -491,13 +466,13 @@ def wait_for_command(process: subprocess.Popen[bytes], name: str) -> list[int]:
 def measure_relay(bench: Bench) -> None:
     """How quickly output gets from a container's terminal to the caller's."""
     repeats, size = (1, 4 << 20) if bench.options.smoke else (7, 48 << 20)
-    python = bench.pythons[0].path
+    python = bench.pythons[0].script.command[0]
     write = ["/bin/dd", "if=/dev/zero", "bs=65536", f"count={size >> 16}", "status=none"]
     direct, relayed = "go_container.py --tty=false (no relay)", "go_container.py -t"
     c_relay = "a relay in C"
     commands = {
-        direct: bench.ours(python, "--tty=false", command=write),
-        relayed: bench.ours(python, "-t", command=write),
+        direct: bench.script(python, "--tty=false", command=write),
+        relayed: bench.script(python, "-t", command=write),
         c_relay: [bench.program("relay"), *write],  # on the host: it needs /dev/zero
     }
     if bench.peer("runc"):
@@ -566,8 +541,8 @@ class Target(NamedTuple):
 
 
 def print_machine(bench: Bench) -> None:
-    """What the figures belong to."""
-    for line in machine(bench):
+    """What the figures belong to. Where others work, too, ratios suffer as well as times."""
+    for line in (*machine(bench), f"load before: {os.getloadavg()[0]:.1f}"):
         print(f"- {line}" if bench.options.markdown else line)
 
 
@@ -679,6 +654,9 @@ def workshop(options: argparse.Namespace) -> Iterator[Bench]:
         for name in PROGRAMS:
             must("cc", "-O2", "-o", bench.program(name), str(HERE / "bench" / f"{name}.c"))
         make_root(bench)
+        bench.copy.mkdir()
+        shutil.copy(SCRIPT, bench.copy)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the module's is to be kept
         (place / "containers.conf").write_text('[engine]\nlock_type = "file"\n')
         os.environ["CONTAINERS_CONF"] = str(place / "containers.conf")  # podman's
         must(str(CGROUP_SH), "--name", NAME, "--pids", "1000", "--memory", "2G")
@@ -728,11 +706,12 @@ def cgroups(name: str) -> list[Path]:
         part == name or part.startswith(f"{name}-") for part in path.relative_to(point).parts)]
 
 
-def must(*command: str) -> None:
-    """Run what has to work, without its output."""
+def must(*command: str) -> str:
+    """Run what has to work. Returns its output."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise Broken(f"{shlex.join(command)}: {result.stderr.strip()}")
+    return result.stdout
 
 
 def stop(number: int, frame: object) -> NoReturn:
