@@ -636,6 +636,18 @@ def test_inspect_has_the_row(start, row):
         assert ours in lines[0] and ours != theirs
 
 
+def test_of_the_limits_above_a_process_inspect_has_the_lowest(start):
+    """Its own below those of all; and those of all below its own."""
+    for options, pids, memory in (
+        (("--pids-limit", "7", "-m", "20m"), "7", "20 MB"),
+        (("--pids-limit", "70", "-m", "200m"), "10", "50 MB"),
+    ):
+        with start(*options) as container:
+            table = fine(go("inspect", str(container.pid))).decode()
+        assert re.search(rf"^\W*pids limit .* {pids}$", table, re.MULTILINE), table
+        assert re.search(rf"^\W*memory limit .* {memory}$", table, re.MULTILINE), table
+
+
 def test_inspect_has_what_is_equal_in_one_line(start):
     with start() as container:
         table = fine(go("inspect", str(container.pid))).decode()

@@ -190,6 +190,28 @@ def test_ordinary_sockets_are_open(filter_of, family):
     assert filter_of()(SOCKET, family) == "allowed"
 
 
+CLONE, IOCTL, SIGCHLD = 56, 16, 17
+NAMESPACES = {"NS": 0x20000, "CGROUP": 0x2000000, "UTS": 0x4000000, "IPC": 0x8000000,
+              "USER": 0x10000000, "PID": 0x20000000, "NET": 0x40000000}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [0, 0x100, 1 << 32])
+@pytest.mark.parametrize("flag", NAMESPACES.values(), ids=NAMESPACES)
+def test_clone_makes_no_namespace_without_sys_admin(filter_of, flag, more):
+    assert filter_of()(CLONE, flag | SIGCHLD | more) == "EPERM"
+    assert filter_of()(CLONE, SIGCHLD | more) == "allowed"
+    assert filter_of("--cap-add", "SYS_ADMIN")(CLONE, flag | SIGCHLD | more) == "allowed"
+
+
+@pytest.mark.parametrize("more", [0, 1 << 32, 0xFFFFFFFF << 32])
+@pytest.mark.parametrize("request_", [0x5412, 0x541C], ids=["TIOCSTI", "TIOCLINUX"])
+def test_nothing_is_typed_into_a_terminal_by_ioctl(filter_of, request_, more):
+    """A session of its own stops the first on the caller's terminal; this stops it on any."""
+    for options in ((), ("--cap-add", "ALL")):
+        assert filter_of(*options)(IOCTL, 0, request_ + more) == "EPERM"
+    assert filter_of()(IOCTL, 0, 0x5413 + more) == "allowed"  # TIOCGWINSZ
+
+
 @pytest.mark.parametrize("arch", [0x40000003, X86_64], ids=["i386", "x32"])
 def test_no_number_of_another_architecture_gets_past(filter_of, arch):
     x32 = 0x40000000 if arch == X86_64 else 0
