@@ -9,9 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import stat
-import signal
 import subprocess
 import sys
 import time
