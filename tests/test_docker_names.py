@@ -10,6 +10,8 @@ import re
 import pytest
 from containers import HIERARCHIES, Container, fine, go, one_line, read_limits
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 
 def usage_line(result):
     """The first line of an error of the command line, after which the usage may follow."""

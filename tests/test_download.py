@@ -29,6 +29,8 @@ from containers import (
     wait_until,
 )
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 NO_PROXY = {name: text for name, text in os.environ.items() if not name.lower().endswith("proxy")}
 MOST = 1 << 30  # bytes of a download
 ENDLESS = memoryview(bytes(1 << 20))

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from containers import CGROUP_SH, Terminal, state, wait_until
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 SECRETS = [b"first-secret", b"second-secret", b"third-secret"]
 
 # Every way to the input, each by a reader of its own; what they hear goes to a file.

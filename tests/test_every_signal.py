@@ -12,6 +12,8 @@ import time
 import pytest
 from containers import PYTHON, comm, state, wait_until
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 # Docker's client forwards all but these three, and two cannot be caught by anybody.
 KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG}
 NEVER = {signal.SIGKILL, signal.SIGSTOP}

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from containers import CONTROLLERS, HIERARCHIES, PREFIX, fine, go, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 TITLE = "\x1b]0;owned\x07"  # the window's title
 HOSTILE = {
     "a title": TITLE,

@@ -15,6 +15,8 @@ from containers import CGROUP_SH, HIERARCHIES, fine, leaves
 from test_endings import CROWD, ENDINGS, UNANSWERED, nothing
 from test_worlds import end_of, is_right, needs_uml, pytest_there, start_world
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 USER = 54321
 
 

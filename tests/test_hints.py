@@ -11,6 +11,8 @@ import pytest
 from containers import CGROUP_SH, PYTHON, SCRIPT, fine, in_throwaway_namespaces, one_line
 from test_worlds import in_world, needs_uml
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 # --- A volume that takes no idmap -----------------------------------------------------------------
 
 OF_THE_ROOT = r"copy the root|the root (to|is|takes|has)"

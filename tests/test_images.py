@@ -10,6 +10,8 @@ import tarfile
 import pytest
 from containers import fine, go, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 
 @pytest.fixture
 def pull(project):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from containers import fine, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 STUB = "run/systemd/resolve/stub-resolv.conf"
 
 

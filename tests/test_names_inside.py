@@ -7,6 +7,8 @@ import os
 import pytest
 from containers import fine, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 NAMES = {
     "by default": ([], "container"),
     "as asked": (["-h", "box.example.org"], "box.example.org"),

@@ -10,6 +10,8 @@ import stat
 import pytest
 from containers import fine, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 # --- Within each other ----------------------------------------------------------------------------
 
 

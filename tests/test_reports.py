@@ -13,6 +13,8 @@ import pytest
 from containers import CGROUP_SH, PYTHON, SCRIPT
 from test_worlds import end_of, in_world, is_right, needs_uml, pytest_there, start_world
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 FORK = "for i in $(seq 30); do sleep 600 & echo started; done"
 FILL = ("tail", "/dev/zero")
 

@@ -25,6 +25,8 @@ from containers import (
 )
 from test_worlds import in_world, needs_uml
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 SHIFTED, HOST_ROOT, NORMAL = "ids shifted", "host root", "a normal user"
 
 

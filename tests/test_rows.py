@@ -26,6 +26,8 @@ from containers import (
     read_limits,
 )
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 pytest_plugins = ["attempts"]
 
 USERNS = {"shifted ids": (), "host root": ("--userns", "host-root")}

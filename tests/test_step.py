@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 STOP = rb"\[Enter\]"
 READS = ["sh", "-c", "read x; echo got-$x; read x; echo got-$x"]
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from containers import Result, fine, go, one_line
 
+pytestmark = pytest.mark.once  # the same with every Python
+
 SHIPPED = "*\n!.gitignore\n"
 SECRET = "a secret of the host's root\n"
 
