@@ -2202,7 +2202,7 @@ TOLD = """
 find_root           the root: {rootfs}
 find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
-make_leaf           makes {leaf} below {cgroup_parent}, with {limits}
+make_leaf           makes {leaf}, with {limits}
 map_ids             uid 0–{count} inside = {first}–{last} outside
 clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter

@@ -128,8 +128,12 @@ def test_nobody_has_to_wait_for_a_queue_of_signals(background):
 @each(sorted(set(FORWARDED) - {signal.SIGCONT, signal.SIGWINCH, signal.SIGXFSZ}))
 def test_the_control_an_interpreter_that_forwards_nothing_ends_or_stops_by_it(number):
     words = [PYTHON, "-c", "import time; print('ready', flush=True); time.sleep(1000)"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(number)
-        assert wait_until(lambda: state(process.pid) in ("T", "Z"))
-        process.kill()
+    # In a group of its own: the terminal's signals stop nobody whose group has no parent here.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "process_group": 0}
+    with subprocess.Popen(words, **pipes) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(number)
+            assert wait_until(lambda: state(process.pid) in ("T", "Z"))
+        finally:
+            process.kill()
