@@ -676,7 +676,7 @@ def test_inspect_without_a_number_takes_the_container_that_was_started_last(root
     {run} sleep {one} </dev/null >&2 & first=$!; up {one}; inspect; echo ==
     {run} sleep {two} </dev/null >&2 & second=$!; up {two}; inspect; echo ==
     kill -9 $second; i=0; while pgrep -fx 'sleep {two}' >/dev/null; do sleep 0.1; done; inspect
-    kill -9 $first; wait"""
+    kill -9 $first; wait; sleep 1"""  # for the guard, which would end with its PID namespace
     result = in_throwaway_namespaces(script)
     nobody, numbers = result.stdout.decode().split("\n", 1)
     assert nobody == "code 125" and result.stderr.startswith(b"go_container: "), result
