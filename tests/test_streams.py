@@ -377,9 +377,11 @@ def test_the_flags_of_the_caller_s_output_stay_as_they_are(begin, place, kind):
     assert seen == {flags}
 
 
-def test_a_reader_that_is_slow_gets_all_and_signals_are_heard_meanwhile(begin):
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
+def test_a_reader_that_is_slow_gets_all_and_signals_are_heard_meanwhile(begin, blocking):
     """A relay that waits for its reader must not wait for it alone."""
     reading, writing = os.pipe()
+    os.set_blocking(writing, blocking)
     fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
     script = "trap 'exit 42' TERM; seq 100000 & while :; do sleep 0.02; done"
     process = begin("-t", "sh", "-c", script, stdout=writing)
