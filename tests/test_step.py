@@ -54,6 +54,19 @@ def test_so_does_a_signal_that_means_the_end(terminal, number):
     assert b"never-2" not in shown.output
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_signal_that_does_not_mean_the_end_waits_for_the_command(terminal, stops, sent):
+    """An init passes it on, and it ends a command without a handler; the control, where none is."""
+    shown = terminal("--explain=step", "--init", "sleep", "1")
+    for n in range(stops):
+        shown.expect(STOP)
+        if sent and n == 2:
+            shown.signal(signal.SIGUSR1)
+            time.sleep(0.1)
+        shown.send(b"\r")
+    assert shown.wait() == (128 + signal.SIGUSR1 if sent else 0)
+
+
 def test_ctrl_c_at_the_last_stop_ends_it_at_once(terminal, stops):
     shown = terminal("--explain=step", "sh", "-c", "echo never-$((1 + 1))")
     for n in range(stops):
