@@ -51,5 +51,7 @@ def test_no_leaf_is_left_in_a_cgroup_of_a_user_s_after(request, run, handed, kin
 @needs_uml
 @pytest.mark.once
 def test_in_another_world_all_of_this_is_the_same_with_cgroups_of_v2(tmp_path):
-    words = [*pytest_there(Path(__file__).name), "-k", "not another_world and background"]
+    # Without the memory that runs out: to fill it takes that world longer than a second.
+    which = "not another_world and background and not memory"
+    words = [*pytest_there(Path(__file__).name), "-k", which]
     assert is_right(*end_of(start_world("v2", *words, ext4=tmp_path)))

@@ -97,7 +97,7 @@ def said(result) -> bytes:
 
 CHANGES = """set -e
 echo new >/new && echo more >>/etc/passwd && chmod 600 /etc/group && mkdir -p /a/b && echo b >/a/b/c
-rm /etc/motd && mv /etc/issue /etc/moved && ln /etc/hosts /etc/hard && ln -s /x /link
+rm /etc/motd && mv /etc/issue /etc/moved && ln /etc/profile /etc/hard && ln -s /x /link
 rm -r /opt && mkdir /opt && rm -r /etc/apk && mkdir /etc/apk && echo k >/etc/apk/k
 touch -d '2001-01-01 00:00:00' /etc/shells && cp -a /usr/share /usr/copy && mv /var /moved
 """
