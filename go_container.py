@@ -429,7 +429,7 @@ def make_leaf(host: "Host") -> None:
     for cgroup in host.cgroups:
         cgroup.make_leaf(host.leaf)
         cgroup.limit(asked[cgroup.controller])
-    for cgroup in host.cgroups:
+    for cgroup in {cgroup.leaf: cgroup for cgroup in host.cgroups}.values():  # once in each
         cgroup.admit(host.pid_1)
 
 
@@ -1589,7 +1589,7 @@ class Cgroup:
         """Take PID 1 in, while its interpreter starts. In version 1 it joins by itself."""
         if self.version == 1:
             self.tasks = [os.open(f"{self.leaf}/tasks", os.O_WRONLY)]
-        elif self.controller == "pids":  # and so for all
+        else:
             write(f"{self.leaf}/cgroup.procs", str(pid))
 
     def max(self, folder: str) -> float:
