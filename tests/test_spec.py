@@ -286,7 +286,8 @@ CHANGES = {  # in a config.json, and an answer that has to differ then
     "a mount": (lambda c: c["mounts"].remove(next(each for each in c["mounts"]
                                                   if each["destination"] == "/dev/shm")),
                 "-mount /dev/shm rw,nosuid,nodev,noexec"),
-    "a mount's options": (lambda c: next(each for each in c["mounts"] if each["destination"] == "/srv")[
+    "a mount's options": (lambda c: next(each for each in c["mounts"]
+                                            if each["destination"] == "/srv")[
         "options"].append("ro"), "+mount /srv ro"),
     "the root": (lambda c: c["root"].update(readonly=True), "+mount / ro"),
     "a masked path": (lambda c: c["linux"]["maskedPaths"].remove("/proc/keys"),
