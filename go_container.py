@@ -2148,7 +2148,7 @@ def unpack(archive: "BinaryIO", root: str) -> None:
     os.set_inheritable(archive.fileno(), True)
     owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
     spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
-          *TAR, "--same-permissions", owner, "--exclude=./dev/*")
+          *TAR, "--same-permissions", owner, "--anchored", "--exclude=./dev/*", "--exclude=dev/*")
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
