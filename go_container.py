@@ -1771,7 +1771,10 @@ class Terminal:
             import _thread
 
             self.thread, ours = _socket.socketpair()
-            _thread.start_new_thread(self.show, (ours,))
+            try:
+                _thread.start_new_thread(self.show, (ours,))
+            except RuntimeError as error:  # clone(2): EAGAIN, ENOMEM
+                raise Failure(f"-t: {error}; see ulimit -u, ulimit -v and free") from None
 
     def in_background(self) -> bool:
         """Whether the keyboard is somebody else's; take it as soon as it is ours: `fg` in bash
