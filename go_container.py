@@ -806,29 +806,26 @@ def leave_host_mounts(inside: "Inside") -> None:
 def lay_over_root(inside: "Inside") -> None:
     """--rm: what the container writes goes to a layer on top of the root, and away with it.
 
-    overlay: Documentation/filesystems/overlayfs.rst; fsopen(2), tmpfs(5). The layers are in this
-    mount namespace only while the overlay is made: it keeps what it needs of them.
+    overlay: Documentation/filesystems/overlayfs.rst; tmpfs(5). The layers are in this mount
+    namespace only while the overlay is made, where /dev will be: it keeps what it needs of them.
     """
-    root, layers = inside.mounts[0], new_mount("tmpfs", size="25%", nr_inodes="256k", mode="700")
-    for name in ("lower", "upper", "work"):
-        os.mkdir(name, dir_fd=layers)
-    libc("move_mount", layers, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-    libc("move_mount", root, "", layers, "lower", MOVE_MOUNT_F_EMPTY_PATH)
-    os.fchdir(layers)
-    status = os.fstat(root)  # of an overlay's / the upper layer says what it looks like
+    status = os.fstat(inside.mounts[0])
+    mount("/dev", "tmpfs", "nodev,mode=700,size=25%,nr_inodes=256k")
+    os.chdir("/dev")
+    for name in ("lower", "upper", "work", "root"):
+        os.mkdir(name)
+    attach(inside.mounts[0], "lower")
     quietly(os.chown, "upper", status.st_uid, status.st_gid)  # an owner outside the map is nobody
-    os.chmod("upper", stat.S_IMODE(status.st_mode))
+    os.chmod("upper", stat.S_IMODE(status.st_mode))  # of an overlay's / it says what it looks like
     os.utime("upper", ns=(status.st_atime_ns, status.st_mtime_ns))
     try:
         os.setxattr("work", "user.overlay", b"")
     except OSError as error:
         raise Failure(f"--rm: a tmpfs of this kernel has no user.* attributes: {error.strerror}; "
                       "it needs Linux 6.6; do without --rm") from None
-    inside.mounts[0] = new_mount("overlay", lowerdir="lower", upperdir="upper", workdir="work",
-                                 userxattr="")
+    mount("root", "overlay", "nodev,lowerdir=lower,upperdir=upper,workdir=work,userxattr")
+    inside.mounts[0] = clone_mount("root")
     libc("umount2", ".", MNT_DETACH)
-    os.close(root)
-    os.close(layers)
 
 
 def make_dev(inside: "Inside") -> None:
@@ -841,7 +838,7 @@ def make_dev(inside: "Inside") -> None:
     nodes = {f"/dev/{name}": clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY) for name in NODES}
     for target, kind, options in inside.layout()[1:]:
         os.makedirs(target, exist_ok=True)
-        mount_new(target, kind, options)
+        mount(target, kind, options)
     aliases = " ".join(dict.fromkeys((inside.hostname, inside.hostname.split(".")[0])))
     for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
         made = f"/dev/{name}"
@@ -866,7 +863,7 @@ def make_proc(inside: "Inside") -> None:
     user namespace can be made inside: that would be the start of most ways out. Like /dev, it
     is complete before it gets into the root.
     """
-    mount_new(*LAYOUT[0])
+    mount(*LAYOUT[0])
     for name, share in {"max_user_namespaces": 0, **inside.shares}.items():
         if mode_of(f"/proc/sys/user/{name}"):
             write(f"/proc/sys/user/{name}", str(share))
@@ -874,7 +871,7 @@ def make_proc(inside: "Inside") -> None:
         path = f"/proc/{name}"
         shown = "/dev/null" if name in MASKED else path
         if name in MASKED and os.path.isdir(path):
-            mount_new(path, "tmpfs", "ro,nosuid,nodev,noexec,size=0")
+            mount(path, "tmpfs", "ro,nosuid,nodev,noexec,size=0")
         elif mode_of(path):
             attach(clone_mount(shown, MOUNT_ATTR_RDONLY), path)
 
@@ -1430,28 +1427,13 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
     return mounts
 
 
-def mount_new(target: str, kind: str, options: str) -> None:
+def mount(target: str, kind: str, options: str) -> None:
     """Mount a new file system; mount(2). options: as in fstab(5)."""
     known = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
     words = options.split(",")
     flags = sum(known.get(word, 0) for word in words)
     data = ",".join(word for word in words if word not in known)
     libc("mount", kind, target, kind, flags, data, path=target)
-
-
-def new_mount(kind: str, **options: str) -> int:
-    """A new file system as a detached mount without devices; fsopen(2), fsconfig(2), fsmount(2).
-
-    options: an empty one is a flag. Returns a descriptor.
-    """
-    context = libc("fsopen", kind, FSOPEN_CLOEXEC)
-    for name, value in options.items():
-        libc("fsconfig", context, FSCONFIG_SET_STRING if value else FSCONFIG_SET_FLAG, name,
-             value or None, 0)
-    libc("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
-    fd = libc("fsmount", context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV)
-    os.close(context)
-    return fd
 
 
 def attach(fd: int, path: str) -> None:
@@ -2239,9 +2221,9 @@ END = """  namespaces that are not the host's: {others}
   exit code {exit_code}"""  # as the kernel had it when the command began
 # For --explain=calls; ?: an older strace may not know it.
 STRACE = """-D -f -qq -e signal=none -o /proc/self/fd/9 -e trace=\
-?capset,?chroot,?clone,?clone3,?execve,?fork,?fsconfig,?fsmount,?fsopen,?keyctl,?mkdirat,\
-?mkdir,?mount,?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,\
-?setgroups,?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
+?capset,?chroot,?clone,?clone3,?execve,?fork,?keyctl,?mkdirat,?mkdir,?mount,\
+?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,?setgroups,\
+?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
 STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writes to
 LOOK = """ls -l /proc/{run}/ns
 pgrep -a -P {run}
@@ -2579,8 +2561,8 @@ HINTS = {  # what the user can do about a function that was refused for a known 
                             "tmpfs, or spell out --userns host-root",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
-    "fsopen ENODEV": "this kernel has no such file system; do without --rm",
-    "fsconfig EINVAL": "an overlay cannot lie over this root: is it on an overlay itself, or is "
+    "mount ENODEV": "this kernel has no such file system; do without --rm",
+    "mount EINVAL": "an overlay cannot lie over this root: is it on an overlay itself, or is "
                        "something mounted below it? copy the root, or do without --rm",
     "EMFILE": "is a limit of yours too low? see ulimit -n",
     "EAGAIN": "is a limit of yours too low? see ulimit -u",
@@ -2857,8 +2839,6 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE, MNT_DETACH = 1, 2, 4, 8, 0x40000, 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
-FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
-FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP = 1, 4, 15, 24
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 22, 38, 47, 2
 CAPABILITY_VERSION_3, CAP_KILL, SECCOMP_MODE_FILTER = 0x20080522, 5, 2
