@@ -101,6 +101,7 @@ def opened_python() -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
+needs_alpine = pytest.mark.usefixtures("alpine")
 UML = TOOLS / "uml"
 
 

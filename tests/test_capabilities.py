@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import fine, in_throwaway_namespaces, one_line
+from containers import fine, in_throwaway_namespaces, needs_alpine, one_line
 
 pytest_plugins = ["attempts"]
 
@@ -104,6 +104,7 @@ def test_an_unknown_capability_is_refused(run, option, name):
     assert name in one_line(run(option, name, "/bin/true"))
 
 
+@needs_alpine
 def test_a_dropped_capability_is_missed(shell, fresh_root):
     script = "chown 7 /etc/motd"
     assert shell(script, "--cap-drop", "CHOWN", rootfs=fresh_root).returncode == 1

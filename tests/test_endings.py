@@ -11,7 +11,7 @@ from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
-from containers import CGROUP_SH, cgroup_path, fine, leaves, wait_until
+from containers import CGROUP_SH, cgroup_path, fine, leaves, needs_alpine, wait_until
 
 STEP = int(os.environ.get("GO_CONTAINER_TEST_STEP", "6"))  # ms from one moment to the next
 MOMENTS = [milliseconds / 1000 for milliseconds in range(0, 60, STEP)]
@@ -178,6 +178,7 @@ def test_nothing_is_left_when_run_s_own_end_ends_the_command(terminal, parent):
         assert not leaves(parent)
 
 
+@needs_alpine
 def test_nothing_is_left_of_a_command_that_has_become_another_user_when_its_guard_is_killed(
     background, parent
 ):

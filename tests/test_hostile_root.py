@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from containers import PYTHON, SCRIPT, fine, one_line
+from containers import PYTHON, SCRIPT, fine, needs_alpine, one_line
 
 pytest_plugins = ["attempts"]
 
@@ -221,6 +221,7 @@ def test_the_launcher_loads_no_library_of_the_root(run, fresh_root, attempts):
         assert fine(run(*options, "/bin/echo", "fine", rootfs=fresh_root)) == b"fine\n"
 
 
+@needs_alpine
 def test_the_launcher_imports_no_module_of_the_root(run, fresh_root):
     """…neither when it is started there nor by the paths that modules have on the host."""
     paths = ask_python("import sys; print(*sys.path, sep='\\n')").split()

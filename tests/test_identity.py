@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from containers import fine, host_files, in_throwaway_namespaces, one_line
+from containers import fine, host_files, in_throwaway_namespaces, needs_alpine, one_line
 
 pytest_plugins = ["attempts"]
 
@@ -66,6 +66,7 @@ def test_a_process_inside_has_those_ids_outside(start, uid, gid):
 # --- Who owns what -------------------------------------------------------------------------------
 
 
+@needs_alpine
 def test_the_root_file_system_is_roots_inside_and_nothing_is_chowned(shell, fresh_root):
     before = owners(fresh_root)
     assert {uid for uid, *_ in before.values()} == {0}

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from containers import PATIENCE, PYTHON, SCRIPT, children, fine, leaves, wait_until
+from containers import PATIENCE, PYTHON, SCRIPT, children, fine, leaves, needs_alpine, wait_until
 
 pytest_plugins = ["attempts"]
 
@@ -55,6 +55,7 @@ def test_the_working_directory_is_the_root(run):
     assert fine(run("/bin/pwd", cwd="/usr")) == b"/\n"
 
 
+@needs_alpine
 def test_the_environment_holds_four_names(run):
     secrets = ["SECRET=1", "ENV=/etc/motd", "LD_LIBRARY_PATH=/usr", "PYTHONPATH=/usr", "LC_ALL=C"]
     handed_down = subprocess.run(["env", *secrets, "env"], capture_output=True).stdout.splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from containers import fine, one_line
+from containers import fine, needs_alpine, one_line
 
 pytestmark = pytest.mark.once  # the same with every Python
 
@@ -44,6 +44,7 @@ def test_etc_hosts_has_the_container_s_name_and_localhost(run, words, name, opti
 
 
 @pytest.mark.parametrize("options", [[], ["--network", "none"]], ids=["host", "none"])
+@needs_alpine
 def test_the_container_s_name_has_an_address(run, options):
     """The control: a name that nobody has has none."""
     for name, known in (("container", True), ("localhost", True), ("nobody.invalid", False)):
@@ -80,6 +81,7 @@ def test_a_root_that_has_neither_starts(run, fresh_root):
     assert fine(run("hostname", rootfs=fresh_root)) == b"container\n"
 
 
+@needs_alpine
 def test_a_root_that_has_no_etc_starts(run, fresh_root):
     os.rename(fresh_root / "etc", fresh_root / "usr/etc")
     assert fine(run("hostname", rootfs=fresh_root)) == b"container\n"

@@ -18,6 +18,7 @@ from containers import (
     fine,
     go,
     host_files,
+    needs_alpine,
     needs_v1,
     one_line,
 )
@@ -103,6 +104,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options, script, output", OPTIONS.values(), ids=OPTIONS)
+@needs_alpine
 def test_a_normal_user_may_use(shell, user, options, script, output):
     assert fine(shell(script, *options, parent="none", prefix=user.prefix)) == output
 

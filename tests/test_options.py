@@ -8,7 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from containers import HIERARCHIES, Container, cgroup_path, fine, one_line, read_limits
+from containers import (
+    HIERARCHIES,
+    Container,
+    cgroup_path,
+    fine,
+    needs_alpine,
+    one_line,
+    read_limits,
+)
 
 # --- --hostname --------------------------------------------------------------------------------
 
@@ -37,10 +45,12 @@ ENV = {
 
 
 @pytest.mark.parametrize("options, name, value", ENV.values(), ids=ENV)
+@needs_alpine
 def test_env_gives(run, options, name, value):
     assert fine(run(*options, "printenv", name, env=os.environ | HERE)) == value
 
 
+@needs_alpine
 def test_env_of_a_variable_that_the_caller_lacks_sets_nothing(run):
     assert run("-e", "NOT_THERE", "printenv", "NOT_THERE").returncode == 1
 
@@ -91,6 +101,7 @@ def test_user_may_be(shell, user, ids):
     assert "\t".join(["Uid:", *[uid] * 4]) in status and "\t".join(["Gid:", *[gid] * 4]) in status
 
 
+@needs_alpine
 def test_user_takes_its_home_from_the_root_s_passwd(run, fresh_root):
     with (fresh_root / "etc/passwd").open("a") as passwd:
         passwd.write("eve:x:1000:1000::/home/eve:/bin/sh\n")

@@ -31,7 +31,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from containers import CGROUP_SH, PATIENCE, PREFIX, PYTHON, REPOSITORY, SCRIPT, delete_cgroup, go
+from containers import (
+    CGROUP_SH,
+    PATIENCE,
+    PREFIX,
+    PYTHON,
+    REPOSITORY,
+    SCRIPT,
+    delete_cgroup,
+    go,
+    needs_alpine,
+)
 
 README = (REPOSITORY / "README.md").read_text()
 SOURCE = SCRIPT.read_text()
@@ -206,6 +216,7 @@ SESSIONS = list(boxes("console"))
 
 @pytest.mark.once
 @pytest.mark.parametrize("text", [t for _, t in SESSIONS], ids=[h for h, _ in SESSIONS])
+@needs_alpine
 def test_a_session_goes_as_the_readme_says(terminal, text):
     terminals, words = [terminal()], Words()
     for prompt, command, output in session(text):

@@ -20,6 +20,7 @@ from containers import (
     fine,
     go,
     in_throwaway_namespaces,
+    needs_alpine,
     one_line,
     wait_until,
 )
@@ -106,6 +107,7 @@ ls /etc/motd /opt; ls -d /etc/moved /etc/hard /moved/cache /usr/copy
 readlink /link; stat -c %Y /etc/shells"""
 
 
+@needs_alpine
 def test_whatever_is_changed_is_seen_inside_and_gone_afterwards(way, shell, untouched):
     options, more = way
     script = f"{CHANGES}\nset +e; exec 2>/dev/null; {LOOK}"
@@ -117,6 +119,7 @@ def test_whatever_is_changed_is_seen_inside_and_gone_afterwards(way, shell, unto
     assert kept == ["/etc/issue", "/etc/motd", "/opt", "/var/cache"]
 
 
+@needs_alpine
 def test_without_it_the_changes_stay(shell, fresh_root):
     """The control: that a root on disk can be seen to change."""
     read_long_ago(fresh_root)
