@@ -1653,7 +1653,7 @@ def controllers() -> "dict[str, tuple[int, str]]":
 
 def cgroup_of(pid: str, controller: str) -> str:
     """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
-    places = [line.split(":", 2) for line in read(f"/proc/{pid}/cgroup").split("\n")]
+    places = [line.split(":", 2) for line in read(f"/proc/{pid}/cgroup").split("\n") if line]
     return next((path for _, names, path in places if controller in names.split(",")), "")
 
 
@@ -2269,7 +2269,7 @@ class Lesson:
         self.told = dict(line.split(None, 1) for line in TOLD.strip().split("\n"))
         self.before = kernel_view("self")
         if side.explain == "calls":  # then it is our strace, but for the first time
-            self.tracer = int(status_of("self", "TracerPid:")[0].split()[1])
+            self.tracer = int(status_of("self")["TracerPid"])
 
     def facts(self, pid: str = "self") -> "dict[str, Any]":
         """The description, and what the kernel says of a process: what TOLD is filled with."""
@@ -2414,16 +2414,19 @@ def inspect(words: "list[str]") -> int:
     if len(words) > 1 or words and not is_number(words[0]):
         raise Usage("inspect takes one PID")
     pid = words[0] if words else last_container()
-    if not mode_of(f"/proc/{pid}/ns"):
-        raise Failure(f"there is no process {pid}")
     here, there = kernel_view("self"), kernel_view(pid)
-    if "".join(status_of(pid, "State:"))[7:8] in "ZX":  # or nothing: it is no more
-        raise Failure(f"process {pid} has ended")
+    if status_of(pid).get("State", "X")[0] in "ZX":
+        raise Failure(f"process {pid} has ended, or never was")
     wide = max(map(len, here.values()))
-    lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
-    lines += [f"{' ' if there[name] == '?' else '*'} {name:13} {here[name]:{wide}} {there[name]}"
-              for name in here if here[name] != there[name]]
-    lines.append(f"the same: {', '.join(name for name in here if here[name] == there[name])}")
+    lines, same = [f"  {'':13} {'this process':{wide}} process {pid}"], []
+    for name, ours in here.items():
+        theirs = there[name]
+        if ours == theirs:
+            same.append(name)
+        else:
+            mark = " " if theirs == "?" else "*"
+            lines.append(f"{mark} {name:13} {ours:{wide}} {theirs}")
+    lines.append(f"the same: {', '.join(same)}")
     print_lines(lines + ["? is not yours to see: sudo"] * ("?" in there.values()))
     return 0
 
@@ -2432,9 +2435,9 @@ def last_container() -> str:
     """PID 1 of the container that was started last, as the host sees it. Raises Failure."""
     found = []
     for pid in filter(is_number, os.listdir("/proc")):
-        words = " ".join(status_of(pid, "PPid:", "NSpid:")).split()
-        if len(words) > 4 and words[-1] == "1":
-            command = read(f"/proc/{words[1]}/cmdline").replace("-", "_")
+        status = status_of(pid)
+        if status.get("NSpid", "").endswith(" 1"):  # and another number on the host
+            command = read(f"/proc/{status['PPid']}/cmdline").replace("-", "_")
             started = read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
             if "go_container" in command and started:
                 found.append((int(started[19]), pid))
@@ -2452,9 +2455,9 @@ def kernel_view(pid: str) -> "dict[str, str]":
     for name in NAMESPACES.split():
         link = quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?"
         view[f"{name} ns"] = link.strip(f"{name}:[]")
-    status = dict(line.split(":", 1) for line in read(f"/proc/{pid}/status").split("\n"))
+    status = status_of(pid)
     for name in STATUS.split():
-        view[name] = " ".join(status.get(name, "?").split())
+        view[name] = status.get(name, "?")
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
     view["root"] = "?"
@@ -2475,10 +2478,13 @@ def kernel_view(pid: str) -> "dict[str, str]":
     return view
 
 
-def status_of(pid: "str | int", *names: str) -> "list[str]":
-    """Lines of /proc/PID/status, proc(5), in its order."""
-    return [" ".join(line.split()) for line in read(f"/proc/{pid}/status").split("\n")
-            if line.startswith(names)]
+def status_of(pid: "str | int") -> "dict[str, str]":
+    """What /proc/PID/status says, by its names, proc(5); nothing of a process that is gone."""
+    status = {}
+    for line in read(f"/proc/{pid}/status").split("\n"):
+        name, _, words = line.partition(":")
+        status[name] = " ".join(words.split())
+    return status
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
@@ -2749,7 +2755,7 @@ def read_signal(signals: int) -> int:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal; proc(5), SigCgt."""
-    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in status_of(pid, "SigCgt:"))
+    return bool(int(status_of(pid).get("SigCgt", "0"), 16) >> number - 1 & 1)
 
 
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
