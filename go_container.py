@@ -2283,7 +2283,7 @@ class Lesson:
         limits = [f"{name} {value}" for name, value in (
             ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
         return {
-            **vars(side), "pids limit": "none", "memory limit": "none", **view,
+            **vars(side), **view,
             "outside": view["Uid"].split()[0],
             "first": first, "count": count - 1, "last": first + count - 1,
             "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
@@ -2462,19 +2462,20 @@ def kernel_view(pid: str) -> "dict[str, str]":
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
     view["root"] = "?"
     for line in (quietly(read, f"/proc/{pid}/mountinfo") or "").split("\n"):
-        if line.split(" ")[4:5] == ["/"]:  # the last one counts
-            view["root"] = f"{line.split(' ')[3]} of {line.partition(' - ')[2].split(' ')[1]}"
-    for controller, (version, top) in controllers().items():
-        if controller in LIMITS:
-            path = cgroup_of(pid, controller if version == 1 else "")
-            file = FILES[controller, version].split()[0]
-            view[f"{controller} cgroup"], lowest = path, 1 << 62
-            while path.strip("/"):
-                limit = read(f"{top}{path}/{file}")
-                lowest = min(lowest, int(limit) if is_number(limit) else lowest)
-                path = os.path.dirname(path)
-            text = f"{lowest / (1 << 20):.4g} MB" if controller == "memory" else str(lowest)
-            view[f"{controller} limit"] = text if lowest < 1 << 62 else "none"
+        words = line.split(" ")
+        if words[4:5] == ["/"]:  # the last one counts
+            view["root"] = f"{words[3]} of {words[words.index('-') + 2]}"
+    found = controllers()
+    for controller in LIMITS:
+        version, top = found.get(controller, (2, ""))
+        path = cgroup_of(pid, controller if version == 1 else "")
+        view[f"{controller} cgroup"] = path
+        cgroup, limit = Cgroup(controller, version, path), float("inf")
+        while path.strip("/"):
+            limit = min(limit, cgroup.max(f"{top}{path}"))
+            path = os.path.dirname(path)
+        text = f"{limit / (1 << 20):.4g} MB" if controller == "memory" else f"{limit:.0f}"
+        view[f"{controller} limit"] = text if limit < 1 << 62 else "none"  # version 1 has a number
     return view
 
 
