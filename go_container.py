@@ -415,7 +415,7 @@ def fork_middle(host: "Host") -> None:
 def meet_pid_1(host: "Host") -> None:
     """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
     # A number is enough: the middle keeps a PID 1 that has ended until run is through.
-    host.pid_1 = int(wait_for(host, "forked")[1])
+    host.pid_1 = int(wait_for(host, "forked"))
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
 
@@ -531,7 +531,7 @@ def await_exec(host: "Host") -> None:
     """
     if host.has_terminal:
         host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
-                             for fd in wait_for(host, "terminal")[1:]])
+                             for fd in wait_for(host, "terminal").split()])
         send(host.socket, "taken")
     wait_for(host, "exec")
     host.executing = True
@@ -2517,10 +2517,10 @@ def take_signal(host: "Host") -> None:
     host.kept.append(number)
 
 
-def wait_for(host: "Host", *kinds: str) -> "list[str]":
-    """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
+def wait_for(host: "Host", expected: str) -> str:
+    """Wait for a message of this kind ("" is the end), and for signals meanwhile.
 
-    Raises Failure: the other side's, or that it has died.
+    Returns what comes behind the kind. Raises Failure: the other side's, or that it has died.
     """
     socket = host.socket.fileno()
     while True:
@@ -2530,16 +2530,15 @@ def wait_for(host: "Host", *kinds: str) -> "list[str]":
             continue
         message = os.fsdecode(receive(host.socket)[0]) if socket in happened else ""
         kind, _, text = message.partition(" ")
+        if kind == expected:
+            return text
         if kind == "failed":
             code, _, reason = text.partition(" ")
             raise Failure(reason, int(code))
-        if lesson and kind in ("tell", "stage"):
-            lesson.print(kind, text)
-            send(host.socket, "told")
-        elif kind in kinds:
-            return message.split(" ")
-        else:
+        if not lesson or kind not in ("tell", "stage"):
             raise Failure("the container ended before it could execute the command; was it killed?")
+        lesson.print(kind, text)
+        send(host.socket, "told")
 
 
 # ── Errors ───────────────────────────────────────────────────────────────────────────────────
