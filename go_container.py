@@ -2294,8 +2294,9 @@ class Lesson:
 
     def tell_step(self, step: "Step") -> None:
         """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        page, calls = page_of(step), self.side.explain == "calls"
-        room, reason = WIDTH - 1 - len(page), f"\n{'':15}{first_line(step)}" * calls
+        why, page = about(step)
+        room = WIDTH - 1 - len(page)
+        reason = f"\n{'':15}{why}" * (self.side.explain == "calls")
         try:
             text = self.told[step.__name__]  # the middle, in the end, could not ask for facts
             known = {name: fact for name, fact in self.facts().items() if fact not in ("", "none")}
@@ -2375,16 +2376,12 @@ def write_lines(*lines: str) -> None:
     quietly(write_all, 2, text.encode(errors="backslashreplace"))
 
 
-def first_line(step: "Step") -> str:
-    """Why a step is there: the first line of its docstring."""
-    return (step.__doc__ or "").split("\n")[0]
-
-
-def page_of(step: "Step") -> str:
-    """The first manual page in a step's docstring, such as fork(2)."""
+def about(step: "Step") -> "tuple[str, str]":
+    """From a step's docstring: why it is there, and the first manual page, such as fork(2)."""
     import re  # the first step that is told does so, when the host's files are still there
 
-    return "".join(re.findall(r"[\w-]+\(\d\)", step.__doc__ or "")[:1])
+    text = step.__doc__ or ""
+    return text.split("\n")[0], "".join(re.findall(r"[\w-]+\(\d\)", text)[:1])
 
 
 def print_plan(host: "Host") -> int:
@@ -2393,12 +2390,12 @@ def print_plan(host: "Host") -> int:
     for process, steps in stories(host).items():
         for step in steps:
             lines.append(step if isinstance(step, str) else
-                         f"  {process:10} {step.__name__:18} {first_line(step)} {page_of(step)}")
+                         f"  {process:10} {step.__name__:18} {' '.join(about(step))}")
+    facts = vars(host)
+    facts["capabilities"] = " ".join(kept_capabilities(host))
     if os.path.isdir(host.rootfs):
         host.find_user()
-    facts = {**vars(host), "capabilities": " ".join(kept_capabilities(host))}
-    facts["environment"] = [f"{name}={value}" for name, value in
-                            facts.get("environment", {}).items()]
+        facts["environment"] = [f"{name}={text}" for name, text in host.environment.items()]
     lines.append("WHAT IT COMES TO")
     lines += [f"  {name:14} {facts[name]}" for name in PLANNED.split() if name in facts]
     print_lines(lines)
