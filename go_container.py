@@ -140,9 +140,10 @@ def child(words: "list[str]") -> "NoReturn":
 
 def perform(process: str, side: "Host | Inside") -> None:
     """Take the steps of a story. Raises Failure in run; the others tell it to run, and end."""
+    global lesson
     doing = ""
     try:
-        begin_lesson(process, side)
+        lesson = Lesson(process, side) if side.explain else None
         for step in stories(side)[process]:
             if isinstance(step, str):
                 if lesson:
@@ -2239,21 +2240,6 @@ PLANNED = """rootfs command environment hostname workdir user uid gid groups map
 lesson: "Lesson | None" = None
 
 
-def begin_lesson(process: str, side: "Host | Inside") -> None:
-    """From now on this process tells what it does, if that was asked for.
-
-    strace(1) tells the system calls: run starts again below it, once.
-    """
-    global lesson
-    lesson = Lesson(process, side) if side.explain else None
-    if lesson and side.explain == "calls" and process == "host" and not lesson.tracer:
-        strace = which("strace")
-        if strace:
-            os.dup2(os.pipe()[0], STRACE_PIPE)
-            os.execv(strace, [strace, *STRACE.split(), sys.executable, *sys.orig_argv[1:]])
-        say("no system calls are shown without strace: apt install strace")
-
-
 class Lesson:
     """The story while it happens, on standard error: who, what, and the manual page.
 
@@ -2261,15 +2247,25 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
-    keyboard, tracer = -1, 0
+    keyboard = -1
+    tracer = 0  # strace's pid, in run
     unfinished = b""  # the part of a line that strace has begun
 
     def __init__(self, process: str, side: "Any") -> None:
         self.process, self.side = process, side
         self.told = dict(line.split(None, 1) for line in TOLD.strip().split("\n"))
         self.before = kernel_view("self")
-        if side.explain == "calls":  # then it is our strace, but for the first time
-            self.tracer = int(status_of("self")["TracerPid"])
+        if process == "host" and side.explain == "calls":
+            self.start_below_strace()
+
+    def start_below_strace(self) -> None:
+        """strace(1) tells the system calls: run starts again below it, once."""
+        self.tracer = int(status_of("self")["TracerPid"])  # if there is one, it is our strace
+        if not self.tracer:
+            os.dup2(os.pipe()[0], STRACE_PIPE)
+            words = ["strace", *STRACE.split(), sys.executable, *sys.orig_argv[1:]]
+            quietly(os.execvp, "strace", words)
+            say("no system calls are shown without strace: apt install strace")
 
     def facts(self, pid: str = "self") -> "dict[str, Any]":
         """The description, and what the kernel says of a process: what TOLD is filled with."""
@@ -2352,13 +2348,14 @@ class Lesson:
 
     def let_go(self) -> None:
         """The command has begun: strace has shown its execve(2), and is to see no more of it."""
-        calls, end = [""], time.monotonic() + 5
-        while self.tracer and " = 0" not in calls[-1] and time.monotonic() < end:
+        end = time.monotonic() + 5
+        while self.tracer:
+            calls = self.read_calls()
+            write_lines(*calls)
+            if any(" = 0" in call for call in calls) or time.monotonic() > end:
+                quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
+                self.tracer = 0
             time.sleep(0.002)
-            calls += self.read_calls()
-        write_lines(*calls[1:])
-        if self.tracer:
-            quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
 
     def finish(self, code: int) -> None:
         """The end: what is seen from the host, and the exit code, decoded."""
