@@ -2200,7 +2200,7 @@ keep_capabilities   keeps its capabilities over exec
 spawn_pid_1         forks PID 1: {pid_1} on the host
 join_cgroup         joins its cgroup below {cgroup_parent}, which is / from inside
 join_session        a session of its own
-become_root         becomes uid {own_uid} inside
+become_root         becomes uid {seen_uid} inside
 set_hostname        the host name: {name}
 start_loopback      lo is up, and there is no other interface
 make_dev            makes /dev: devices of the host's, terminals of its own
@@ -2209,13 +2209,13 @@ open_terminal       a terminal of its own: /dev/pts/0
 enter_root          the root is /: {root}
 mount_volumes       shows the volumes {volumes}
 enter_workdir       the working directory: {cwd}
-drop_privileges     uid {own_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
+drop_privileges     uid {seen_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
 load_seccomp        Seccomp: {Seccomp}
 start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
 """  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
 END = """  namespaces that are not the host's: {others}
-  uid {uid} inside is {outside} outside
+  uid {uid} inside is {seen_uid} outside
   capabilities: {CapEff}
   / inside is {root}
   limits: {pids limit} processes, {memory limit} memory
@@ -2274,16 +2274,17 @@ class Lesson:
         others = [name for name in NAMESPACES.split()
                   if view[f"{name} ns"] != self.before[f"{name} ns"]]
         usage = [f"{cgroup.controller} {cgroup.peak() / LIMITS[cgroup.controller][1]:.4g}"
-                 for cgroup in vars(side).get("cgroups", ())
+                 for cgroup in getattr(side, "cgroups", ())
                  if cgroup.leaf and cgroup.controller in LIMITS]
-        limits = [f"{name} {value}" for name, value in (
-            ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
+        limits = [f"{name} {getattr(side, name)}" for name in ("pids_limit", "memory", "cpus")
+                  if getattr(side, name)]
         return {
             **vars(side), **view,
-            "outside": view["Uid"].split()[0],
+            "seen_uid": view["Uid"].split()[0],
             "first": first, "count": count - 1, "last": first + count - 1,
-            "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
-            "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
+            "others": " ".join(others), "pid": os.getpid(),
+            "name": os.uname().nodename, "cwd": os.readlink("/proc/self/cwd"),
+            "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
             "usage": ", ".join(usage), "limits": ", ".join(limits) or "no own limit",
         }
