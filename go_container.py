@@ -145,14 +145,11 @@ def perform(process: str, side: "Host | Inside") -> None:
     try:
         lesson = Lesson(process, side) if side.explain else None
         for step in stories(side)[process]:
-            if isinstance(step, str):
-                if lesson:
-                    lesson.tell("stage", step)
-                continue
-            doing = f"{step.__name__}: "
-            step(side)
+            if not isinstance(step, str):
+                doing = f"{step.__name__}: "
+                step(side)
             if lesson:
-                lesson.tell_step(step)
+                lesson.tell(step)
     except Exception as error:
         failure = as_failure(error)
         if isinstance(error, OSError):
@@ -536,8 +533,6 @@ def await_exec(host: "Host") -> None:
         send(host.socket, "taken")
     wait_for(host, "exec")
     host.executing = True
-    if lesson:
-        lesson.compare(host)
     wait_for(host, "")
     if lesson:
         lesson.let_go()
@@ -1018,10 +1013,8 @@ def exec_command(inside: "Inside") -> None:
     paths = [f"{folder}/{name}" for folder in environment["PATH"].split(":") if folder and name]
     failure = Failure("not in the container's PATH", 127)
     if lesson:
-        lesson.tell_step(exec_command)
+        lesson.tell(exec_command)
     send(inside.socket, "exec")
-    if lesson:
-        receive(inside.socket)  # run has looked at this process, and told what it saw
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     for path in [name] if "/" in name else paths:
         try:
@@ -2213,7 +2206,14 @@ drop_privileges     uid {seen_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
 load_seccomp        Seccomp: {Seccomp}
 start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
-"""  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
+1                   ls -l /proc/{pid}/ns
+2                   pgrep -a -P {pid}
+3                   pstree -pS {pid}; cat /proc/{pid_1}/cgroup
+4                   sudo cat /proc/{pid_1}/uid_map
+5                   sudo ls /proc/{pid_1}/root/proc
+6                   grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status
+"""  # What the lesson says of a step; nothing where a fact is missing. For a stage: what to type
+# in a second terminal.
 END = """  namespaces that are not the host's: {others}
   uid {uid} inside is {seen_uid} outside
   capabilities: {CapEff}
@@ -2226,12 +2226,6 @@ STRACE = """-D -f -qq -e signal=none -o /proc/self/fd/9 -e trace=\
 ?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,?setgroups,\
 ?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
 STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writes to
-LOOK = """ls -l /proc/{run}/ns
-pgrep -a -P {run}
-pstree -pS {run}; cat /proc/{pid_1}/cgroup
-sudo cat /proc/{pid_1}/uid_map
-sudo ls /proc/{pid_1}/root/proc
-grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status"""  # by stages: for a second terminal
 NAMESPACES = "user pid mnt uts ipc net cgroup time"
 STATUS = "NSpid Uid Gid CapEff CapBnd NoNewPrivs Seccomp"
 PLANNED = """rootfs command environment hostname workdir user uid gid groups maps capabilities
@@ -2247,9 +2241,9 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
-    keyboard = -1
     tracer = 0  # strace's pid, in run
     unfinished = b""  # the part of a line that strace has begun
+    seen: "dict[str, Any]"  # of PID 1 when a stage began; the last one: when the command did
 
     def __init__(self, process: str, side: "Any") -> None:
         self.process, self.side = process, side
@@ -2289,49 +2283,54 @@ class Lesson:
             "usage": ", ".join(usage), "limits": ", ".join(limits) or "no own limit",
         }
 
-    def tell_step(self, step: "Step") -> None:
-        """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        why, page = about(step)
+    def lines_of(self, step: "Step") -> str:
+        """What a step has done, as the kernel sees it now, and where to read about it."""
+        reason, page = about(step)
         room = WIDTH - 1 - len(page)
-        reason = f"\n{'':15}{why}" * (self.side.explain == "calls")
+        lines = [f"{'':15}{reason}"] * (self.side.explain == "calls")
         try:
             text = self.told[step.__name__]  # the middle, in the end, could not ask for facts
             known = {name: fact for name, fact in self.facts().items() if fact not in ("", "none")}
             text = printable(f"  {self.process:10} {text.format_map(known)}")
             text = text if len(text) <= room else f"{text[:room - 1]}…"
-            reason = f"{text:{room}} {page}".rstrip() + reason
+            lines.insert(0, f"{text:{room}} {page}".rstrip())
         except (KeyError, OSError):
             pass  # there is nothing to tell, or it may not be looked at
-        if reason:
-            self.tell("tell", reason.lstrip("\n"))
+        return "\n".join(lines)
 
-    def tell(self, kind: str, text: str) -> None:
-        """Lines, or with the kind "stage" a heading, by way of run."""
+    def tell(self, step: "Step | str") -> None:
+        """Say that a stage begins, or what a step has done, by way of run."""
+        text = step if isinstance(step, str) else self.lines_of(step)
+        if not text:
+            return
         if self.process == "host":
-            self.print(kind, text)
+            self.print(text)
         elif self.side.socket.fileno() >= 0:  # the middle closes it in the end
-            send(self.side.socket, f"{kind} {text}")
+            send(self.side.socket, f"tell {text}")
             if not receive(self.side.socket)[0]:
                 os._exit(125)  # run is gone
 
-    def print(self, kind: str, text: str) -> None:
-        """In run: print lines and their calls; with --explain=step wait for Enter at a heading."""
-        if kind != "stage":
+    def print(self, text: str) -> None:
+        """In run: print a step's lines, which are indented, and its calls; or a heading."""
+        host = self.side
+        if text[0] == " ":
             write_lines(text, *self.read_calls())
             return
-        if self.side.explain == "step" and self.keyboard < 0:  # standard input is the command's
-            self.keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY) or -1
-            if self.keyboard < 0:
-                raise Failure("--explain=step needs a terminal")
+        self.seen = self.facts(str(host.pid_1 or "self"))
         bold = os.isatty(2) and "NO_COLOR" not in os.environ
-        write_lines(*self.read_calls(), f"\033[1m{text}\033[0m" if bold else text)
-        if self.keyboard >= 0:
-            host, look = self.side, LOOK.split("\n")[int(text[0]) - 1]
-            write_lines(f"  look: {look.format(run=os.getpid(), pid_1=host.pid_1)}",
-                        "  [Enter] goes on")
-            while self.keyboard not in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
-                take_signal(host)
-            quietly(os.read, self.keyboard, 4096)  # one line, and what follows is the command's
+        heading = f"\033[1m{text}\033[0m" if bold else text
+        if host.explain != "step":
+            write_lines(heading)
+            return
+        keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY)  # standard input is the command's
+        if keyboard is None:
+            raise Failure("--explain=step needs a terminal")
+        look = self.told[text[0]].format_map(self.seen)
+        write_lines(heading, f"  look: {look}", "  [Enter] goes on")
+        while keyboard not in wait({keyboard: POLLIN, host.signals: POLLIN}):
+            take_signal(host)
+        quietly(os.read, keyboard, 4096)  # one line, and what follows is the command's
+        os.close(keyboard)
 
     def read_calls(self) -> "list[str]":
         """What strace has written since the last time: whole lines, indented."""
@@ -2341,11 +2340,6 @@ class Lesson:
             os.close(pipe)  # the limit of descriptors is the caller's
         *lines, self.unfinished = self.unfinished.split(b"\n")
         return [f"{'':15}{printable(os.fsdecode(line))}" for line in lines]
-
-    def compare(self, host: "Host") -> None:
-        """Before the command begins: what the kernel says of its process, for the end."""
-        self.seen = self.facts(str(host.pid_1))
-        send(host.socket, "told")
 
     def let_go(self) -> None:
         """The command has begun: strace has shown its execve(2), and is to see no more of it."""
@@ -2370,8 +2364,7 @@ class Lesson:
 
 def write_lines(*lines: str) -> None:
     """On standard error, whether or not somebody reads them."""
-    text = "".join(f"{line}\n" for line in lines)
-    quietly(write_all, 2, text.encode(errors="backslashreplace"))
+    quietly(write_all, 2, "".join(f"{line}\n" for line in lines).encode())
 
 
 def about(step: "Step") -> "tuple[str, str]":
@@ -2530,9 +2523,9 @@ def wait_for(host: "Host", expected: str) -> str:
         if kind == "failed":
             code, _, reason = text.partition(" ")
             raise Failure(reason, int(code))
-        if not lesson or kind not in ("tell", "stage"):
+        if not lesson or kind != "tell":
             raise Failure("the container ended before it could execute the command; was it killed?")
-        lesson.print(kind, text)
+        lesson.print(text)
         send(host.socket, "told")
 
 
