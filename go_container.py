@@ -2334,8 +2334,8 @@ class Lesson:
 
     def read_calls(self) -> "list[str]":
         """What strace has written since the last time: whole lines, indented."""
-        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"
-        if self.tracer and (pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK)):
+        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"  # there is no process 0
+        if pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK):
             self.unfinished += quietly(os.read, pipe, 1 << 16) or b""
             os.close(pipe)  # the limit of descriptors is the caller's
         *lines, self.unfinished = self.unfinished.split(b"\n")
@@ -2356,9 +2356,8 @@ class Lesson:
         """The end: what is seen from the host, and the exit code, decoded."""
         import signal
 
-        names = [f"{code} = 128 + {code - 128}: {each.name}" for each in signal.Signals
-                 if each == code - 128]
-        end = END.format_map({**self.seen, "exit_code": "".join(names) or code})
+        known = {128 + each: f"{code} = 128 + {each:d}: {each.name}" for each in signal.Signals}
+        end = END.format_map({**self.seen, "exit_code": known.get(code, code)})
         write_lines(*map(printable, end.split("\n")))
 
 
