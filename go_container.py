@@ -140,18 +140,16 @@ def child(words: "list[str]") -> "NoReturn":
 
 def perform(process: str, side: "Host | Inside") -> None:
     """Take the steps of a story. Raises Failure in run; the others tell it to run, and end."""
+    global lesson
     doing = ""
     try:
-        begin_lesson(process, side)
+        lesson = Lesson(process, side) if side.explain else None
         for step in stories(side)[process]:
-            if isinstance(step, str):
-                if lesson:
-                    lesson.tell("stage", step)
-                continue
-            doing = f"{step.__name__}: "
-            step(side)
+            if not isinstance(step, str):
+                doing = f"{step.__name__}: "
+                step(side)
             if lesson:
-                lesson.tell_step(step)
+                lesson.tell(step)
     except Exception as error:
         failure = as_failure(error)
         if isinstance(error, OSError):
@@ -415,7 +413,7 @@ def fork_middle(host: "Host") -> None:
 def meet_pid_1(host: "Host") -> None:
     """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
     # A number is enough: the middle keeps a PID 1 that has ended until run is through.
-    host.pid_1 = int(wait_for(host, "forked")[1])
+    host.pid_1 = int(wait_for(host, "forked"))
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
 
@@ -531,12 +529,10 @@ def await_exec(host: "Host") -> None:
     """
     if host.has_terminal:
         host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
-                             for fd in wait_for(host, "terminal")[1:]])
+                             for fd in wait_for(host, "terminal").split()])
         send(host.socket, "taken")
     wait_for(host, "exec")
     host.executing = True
-    if lesson:
-        lesson.compare(host)
     wait_for(host, "")
     if lesson:
         lesson.let_go()
@@ -1017,10 +1013,8 @@ def exec_command(inside: "Inside") -> None:
     paths = [f"{folder}/{name}" for folder in environment["PATH"].split(":") if folder and name]
     failure = Failure("not in the container's PATH", 127)
     if lesson:
-        lesson.tell_step(exec_command)
+        lesson.tell(exec_command)
     send(inside.socket, "exec")
-    if lesson:
-        receive(inside.socket)  # run has looked at this process, and told what it saw
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     for path in [name] if "/" in name else paths:
         try:
@@ -1653,7 +1647,7 @@ def controllers() -> "dict[str, tuple[int, str]]":
 
 def cgroup_of(pid: str, controller: str) -> str:
     """Where a process is in the hierarchy of a controller, or of v2 (""); cgroups(7)."""
-    places = [line.split(":", 2) for line in read(f"/proc/{pid}/cgroup").split("\n")]
+    places = [line.split(":", 2) for line in read(f"/proc/{pid}/cgroup").split("\n") if line]
     return next((path for _, names, path in places if controller in names.split(",")), "")
 
 
@@ -2199,7 +2193,7 @@ keep_capabilities   keeps its capabilities over exec
 spawn_pid_1         forks PID 1: {pid_1} on the host
 join_cgroup         joins its cgroup below {cgroup_parent}, which is / from inside
 join_session        a session of its own
-become_root         becomes uid {own_uid} inside
+become_root         becomes uid {seen_uid} inside
 set_hostname        the host name: {name}
 start_loopback      lo is up, and there is no other interface
 make_dev            makes /dev: devices of the host's, terminals of its own
@@ -2208,13 +2202,20 @@ open_terminal       a terminal of its own: /dev/pts/0
 enter_root          the root is /: {root}
 mount_volumes       shows the volumes {volumes}
 enter_workdir       the working directory: {cwd}
-drop_privileges     uid {own_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
+drop_privileges     uid {seen_uid}, CapBnd {CapBnd}, NoNewPrivs {NoNewPrivs}
 load_seccomp        Seccomp: {Seccomp}
 start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
-"""  # by steps: what the lesson says of them. Where a fact is missing, it says nothing.
+1                   ls -l /proc/{pid}/ns
+2                   pgrep -a -P {pid}
+3                   pstree -pS {pid}; cat /proc/{pid_1}/cgroup
+4                   sudo cat /proc/{pid_1}/uid_map
+5                   sudo ls /proc/{pid_1}/root/proc
+6                   grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status
+"""  # What the lesson says of a step; nothing where a fact is missing. For a stage: what to type
+# in a second terminal.
 END = """  namespaces that are not the host's: {others}
-  uid {uid} inside is {outside} outside
+  uid {uid} inside is {seen_uid} outside
   capabilities: {CapEff}
   / inside is {root}
   limits: {pids limit} processes, {memory limit} memory
@@ -2225,33 +2226,12 @@ STRACE = """-D -f -qq -e signal=none -o /proc/self/fd/9 -e trace=\
 ?mount_setattr,?move_mount,?open_tree,?personality,?pivot_root,?prctl,?rmdir,?setgroups,\
 ?sethostname,?setresgid,?setresuid,?setsid,?umount2,?unlinkat,?unshare,?vfork"""
 STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writes to
-LOOK = """ls -l /proc/{run}/ns
-pgrep -a -P {run}
-pstree -pS {run}; cat /proc/{pid_1}/cgroup
-sudo cat /proc/{pid_1}/uid_map
-sudo ls /proc/{pid_1}/root/proc
-grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status"""  # by stages: for a second terminal
 NAMESPACES = "user pid mnt uts ipc net cgroup time"
 STATUS = "NSpid Uid Gid CapEff CapBnd NoNewPrivs Seccomp"
 PLANNED = """rootfs command environment hostname workdir user uid gid groups maps capabilities
     cgroup_parent pids_limit memory cpus volume network read_only has_terminal init"""
 
 lesson: "Lesson | None" = None
-
-
-def begin_lesson(process: str, side: "Host | Inside") -> None:
-    """From now on this process tells what it does, if that was asked for.
-
-    strace(1) tells the system calls: run starts again below it, once.
-    """
-    global lesson
-    lesson = Lesson(process, side) if side.explain else None
-    if lesson and side.explain == "calls" and process == "host" and not lesson.tracer:
-        strace = which("strace")
-        if strace:
-            os.dup2(os.pipe()[0], STRACE_PIPE)
-            os.execv(strace, [strace, *STRACE.split(), sys.executable, *sys.orig_argv[1:]])
-        say("no system calls are shown without strace: apt install strace")
 
 
 class Lesson:
@@ -2261,15 +2241,25 @@ class Lesson:
     and answers: so the lines come in the order of events.
     """
 
-    keyboard, tracer = -1, 0
+    tracer = 0  # strace's pid, in run
     unfinished = b""  # the part of a line that strace has begun
+    seen: "dict[str, Any]"  # of PID 1 when a stage began; the last one: when the command did
 
     def __init__(self, process: str, side: "Any") -> None:
         self.process, self.side = process, side
         self.told = dict(line.split(None, 1) for line in TOLD.strip().split("\n"))
         self.before = kernel_view("self")
-        if side.explain == "calls":  # then it is our strace, but for the first time
-            self.tracer = int(status_of("self", "TracerPid:")[0].split()[1])
+        if process == "host" and side.explain == "calls":
+            self.start_below_strace()
+
+    def start_below_strace(self) -> None:
+        """strace(1) tells the system calls: run starts again below it, once."""
+        self.tracer = int(status_of("self")["TracerPid"])  # if there is one, it is our strace
+        if not self.tracer:
+            os.dup2(os.pipe()[0], STRACE_PIPE)
+            words = ["strace", *STRACE.split(), sys.executable, *sys.orig_argv[1:]]
+            quietly(os.execvp, "strace", words)
+            say("no system calls are shown without strace: apt install strace")
 
     def facts(self, pid: str = "self") -> "dict[str, Any]":
         """The description, and what the kernel says of a process: what TOLD is filled with."""
@@ -2278,113 +2268,110 @@ class Lesson:
         others = [name for name in NAMESPACES.split()
                   if view[f"{name} ns"] != self.before[f"{name} ns"]]
         usage = [f"{cgroup.controller} {cgroup.peak() / LIMITS[cgroup.controller][1]:.4g}"
-                 for cgroup in vars(side).get("cgroups", ())
+                 for cgroup in getattr(side, "cgroups", ())
                  if cgroup.leaf and cgroup.controller in LIMITS]
-        limits = [f"{name} {value}" for name, value in (
-            ("--pids-limit", side.pids_limit), ("-m", side.memory), ("--cpus", side.cpus)) if value]
+        limits = [f"{name} {getattr(side, name)}" for name in ("pids_limit", "memory", "cpus")
+                  if getattr(side, name)]
         return {
-            **vars(side), "pids limit": "none", "memory limit": "none", **view,
-            "outside": view["Uid"].split()[0],
+            **vars(side), **view,
+            "seen_uid": view["Uid"].split()[0],
             "first": first, "count": count - 1, "last": first + count - 1,
-            "others": " ".join(others), "own_uid": os.geteuid(), "pid": os.getpid(),
-            "name": os.uname().nodename, "cwd": os.getcwd(), "words": " ".join(side.command),
+            "others": " ".join(others), "pid": os.getpid(),
+            "name": os.uname().nodename, "cwd": os.readlink("/proc/self/cwd"),
+            "words": " ".join(side.command),
             "volumes": " ".join(target for _, target, _ in side.volume),
             "usage": ", ".join(usage), "limits": ", ".join(limits) or "no own limit",
         }
 
-    def tell_step(self, step: "Step") -> None:
-        """Say what a step has done, as the kernel sees it now, and where to read about it."""
-        page, calls = page_of(step), self.side.explain == "calls"
-        room, reason = WIDTH - 1 - len(page), f"\n{'':15}{first_line(step)}" * calls
+    def lines_of(self, step: "Step") -> str:
+        """What a step has done, as the kernel sees it now, and where to read about it."""
+        reason, page = about(step)
+        room = WIDTH - 1 - len(page)
+        lines = [f"{'':15}{reason}"] * (self.side.explain == "calls")
         try:
             text = self.told[step.__name__]  # the middle, in the end, could not ask for facts
             known = {name: fact for name, fact in self.facts().items() if fact not in ("", "none")}
             text = printable(f"  {self.process:10} {text.format_map(known)}")
             text = text if len(text) <= room else f"{text[:room - 1]}…"
-            reason = f"{text:{room}} {page}".rstrip() + reason
+            lines.insert(0, f"{text:{room}} {page}".rstrip())
         except (KeyError, OSError):
             pass  # there is nothing to tell, or it may not be looked at
-        if reason:
-            self.tell("tell", reason.lstrip("\n"))
+        return "\n".join(lines)
 
-    def tell(self, kind: str, text: str) -> None:
-        """Lines, or with the kind "stage" a heading, by way of run."""
+    def tell(self, step: "Step | str") -> None:
+        """Say that a stage begins, or what a step has done, by way of run."""
+        text = step if isinstance(step, str) else self.lines_of(step)
+        if not text:
+            return
         if self.process == "host":
-            self.print(kind, text)
+            self.print(text)
         elif self.side.socket.fileno() >= 0:  # the middle closes it in the end
-            send(self.side.socket, f"{kind} {text}")
+            send(self.side.socket, f"tell {text}")
             if not receive(self.side.socket)[0]:
                 os._exit(125)  # run is gone
 
-    def print(self, kind: str, text: str) -> None:
-        """In run: print lines and their calls; with --explain=step wait for Enter at a heading."""
-        if kind != "stage":
+    def print(self, text: str) -> None:
+        """In run: print a step's lines, which are indented, and its calls; or a heading."""
+        host = self.side
+        if text[0] == " ":
             write_lines(text, *self.read_calls())
             return
-        if self.side.explain == "step" and self.keyboard < 0:  # standard input is the command's
-            self.keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY) or -1
-            if self.keyboard < 0:
-                raise Failure("--explain=step needs a terminal")
+        self.seen = self.facts(str(host.pid_1 or "self"))
         bold = os.isatty(2) and "NO_COLOR" not in os.environ
-        write_lines(*self.read_calls(), f"\033[1m{text}\033[0m" if bold else text)
-        if self.keyboard >= 0:
-            host, look = self.side, LOOK.split("\n")[int(text[0]) - 1]
-            write_lines(f"  look: {look.format(run=os.getpid(), pid_1=host.pid_1)}",
-                        "  [Enter] goes on")
-            while self.keyboard not in wait({self.keyboard: POLLIN, host.signals: POLLIN}):
-                take_signal(host)
-            quietly(os.read, self.keyboard, 4096)  # one line, and what follows is the command's
+        heading = f"\033[1m{text}\033[0m" if bold else text
+        if host.explain != "step":
+            write_lines(heading)
+            return
+        keyboard = quietly(os.open, "/dev/tty", os.O_RDONLY)  # standard input is the command's
+        if keyboard is None:
+            raise Failure("--explain=step needs a terminal")
+        look = self.told[text[0]].format_map(self.seen)
+        write_lines(heading, f"  look: {look}", "  [Enter] goes on")
+        while keyboard not in wait({keyboard: POLLIN, host.signals: POLLIN}):
+            take_signal(host)
+        quietly(os.read, keyboard, 4096)  # one line, and what follows is the command's
+        os.close(keyboard)
 
     def read_calls(self) -> "list[str]":
         """What strace has written since the last time: whole lines, indented."""
-        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"
-        if self.tracer and (pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK)):
+        path = f"/proc/{self.tracer}/fd/{STRACE_PIPE}"  # there is no process 0
+        if pipe := quietly(os.open, path, os.O_RDONLY | os.O_NONBLOCK):
             self.unfinished += quietly(os.read, pipe, 1 << 16) or b""
             os.close(pipe)  # the limit of descriptors is the caller's
         *lines, self.unfinished = self.unfinished.split(b"\n")
         return [f"{'':15}{printable(os.fsdecode(line))}" for line in lines]
 
-    def compare(self, host: "Host") -> None:
-        """Before the command begins: what the kernel says of its process, for the end."""
-        self.seen = self.facts(str(host.pid_1))
-        send(host.socket, "told")
-
     def let_go(self) -> None:
         """The command has begun: strace has shown its execve(2), and is to see no more of it."""
-        calls, end = [""], time.monotonic() + 5
-        while self.tracer and " = 0" not in calls[-1] and time.monotonic() < end:
+        end = time.monotonic() + 5
+        while self.tracer:
+            calls = self.read_calls()
+            write_lines(*calls)
+            if any(" = 0" in call for call in calls) or time.monotonic() > end:
+                quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
+                self.tracer = 0
             time.sleep(0.002)
-            calls += self.read_calls()
-        write_lines(*calls[1:])
-        if self.tracer:
-            quietly(os.kill, self.tracer, _signal.SIGKILL)  # it does not listen to any other
 
     def finish(self, code: int) -> None:
         """The end: what is seen from the host, and the exit code, decoded."""
         import signal
 
-        names = [f"{code} = 128 + {code - 128}: {each.name}" for each in signal.Signals
-                 if each == code - 128]
-        end = END.format_map({**self.seen, "exit_code": "".join(names) or code})
+        known = {128 + each: f"{code} = 128 + {each:d}: {each.name}" for each in signal.Signals}
+        end = END.format_map({**self.seen, "exit_code": known.get(code, code)})
         write_lines(*map(printable, end.split("\n")))
 
 
 def write_lines(*lines: str) -> None:
     """On standard error, whether or not somebody reads them."""
-    text = "".join(f"{line}\n" for line in lines)
-    quietly(write_all, 2, text.encode(errors="backslashreplace"))
+    quietly(write_all, 2, "".join(f"{line}\n" for line in lines).encode())
 
 
-def first_line(step: "Step") -> str:
-    """Why a step is there: the first line of its docstring."""
-    return (step.__doc__ or "").split("\n")[0]
-
-
-def page_of(step: "Step") -> str:
-    """The first manual page in a step's docstring, such as fork(2)."""
+def about(step: "Step") -> "tuple[str, str]":
+    """From a step's docstring: why it is there, and the first manual page, such as fork(2)."""
     import re  # the first step that is told does so, when the host's files are still there
 
-    return "".join(re.findall(r"[\w-]+\(\d\)", step.__doc__ or "")[:1])
+    text = step.__doc__ or ""
+    return text.split("\n")[0], "".join(re.findall(r"[\w-]+\(\d\)", text)[:1])
 
 
 def print_plan(host: "Host") -> int:
@@ -2393,12 +2380,12 @@ def print_plan(host: "Host") -> int:
     for process, steps in stories(host).items():
         for step in steps:
             lines.append(step if isinstance(step, str) else
-                         f"  {process:10} {step.__name__:18} {first_line(step)} {page_of(step)}")
+                         f"  {process:10} {step.__name__:18} {' '.join(about(step))}")
+    facts = vars(host)
+    facts["capabilities"] = " ".join(kept_capabilities(host))
     if os.path.isdir(host.rootfs):
         host.find_user()
-    facts = {**vars(host), "capabilities": " ".join(kept_capabilities(host))}
-    facts["environment"] = [f"{name}={value}" for name, value in
-                            facts.get("environment", {}).items()]
+        facts["environment"] = [f"{name}={text}" for name, text in host.environment.items()]
     lines.append("WHAT IT COMES TO")
     lines += [f"  {name:14} {facts[name]}" for name in PLANNED.split() if name in facts]
     print_lines(lines)
@@ -2414,16 +2401,19 @@ def inspect(words: "list[str]") -> int:
     if len(words) > 1 or words and not is_number(words[0]):
         raise Usage("inspect takes one PID")
     pid = words[0] if words else last_container()
-    if not mode_of(f"/proc/{pid}/ns"):
-        raise Failure(f"there is no process {pid}")
     here, there = kernel_view("self"), kernel_view(pid)
-    if "".join(status_of(pid, "State:"))[7:8] in "ZX":  # or nothing: it is no more
-        raise Failure(f"process {pid} has ended")
+    if status_of(pid).get("State", "X")[0] in "ZX":
+        raise Failure(f"process {pid} has ended, or never was")
     wide = max(map(len, here.values()))
-    lines = [f"  {'':13} {'this process':{wide}} process {pid}"]
-    lines += [f"{' ' if there[name] == '?' else '*'} {name:13} {here[name]:{wide}} {there[name]}"
-              for name in here if here[name] != there[name]]
-    lines.append(f"the same: {', '.join(name for name in here if here[name] == there[name])}")
+    lines, same = [f"  {'':13} {'this process':{wide}} process {pid}"], []
+    for name, ours in here.items():
+        theirs = there[name]
+        if ours == theirs:
+            same.append(name)
+        else:
+            mark = " " if theirs == "?" else "*"
+            lines.append(f"{mark} {name:13} {ours:{wide}} {theirs}")
+    lines.append(f"the same: {', '.join(same)}")
     print_lines(lines + ["? is not yours to see: sudo"] * ("?" in there.values()))
     return 0
 
@@ -2432,9 +2422,9 @@ def last_container() -> str:
     """PID 1 of the container that was started last, as the host sees it. Raises Failure."""
     found = []
     for pid in filter(is_number, os.listdir("/proc")):
-        words = " ".join(status_of(pid, "PPid:", "NSpid:")).split()
-        if len(words) > 4 and words[-1] == "1":
-            command = read(f"/proc/{words[1]}/cmdline").replace("-", "_")
+        status = status_of(pid)
+        if status.get("NSpid", "").endswith(" 1"):  # and another number on the host
+            command = read(f"/proc/{status['PPid']}/cmdline").replace("-", "_")
             started = read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
             if "go_container" in command and started:
                 found.append((int(started[19]), pid))
@@ -2452,33 +2442,37 @@ def kernel_view(pid: str) -> "dict[str, str]":
     for name in NAMESPACES.split():
         link = quietly(os.readlink, f"/proc/{pid}/ns/{name}") or "?"
         view[f"{name} ns"] = link.strip(f"{name}:[]")
-    status = dict(line.split(":", 1) for line in read(f"/proc/{pid}/status").split("\n"))
+    status = status_of(pid)
     for name in STATUS.split():
-        view[name] = " ".join(status.get(name, "?").split())
+        view[name] = status.get(name, "?")
     for name in ("uid_map", "gid_map"):
         view[name] = " ".join(read(f"/proc/{pid}/{name}").split()) or "?"
     view["root"] = "?"
     for line in (quietly(read, f"/proc/{pid}/mountinfo") or "").split("\n"):
-        if line.split(" ")[4:5] == ["/"]:  # the last one counts
-            view["root"] = f"{line.split(' ')[3]} of {line.partition(' - ')[2].split(' ')[1]}"
-    for controller, (version, top) in controllers().items():
-        if controller in LIMITS:
-            path = cgroup_of(pid, controller if version == 1 else "")
-            file = FILES[controller, version].split()[0]
-            view[f"{controller} cgroup"], lowest = path, 1 << 62
-            while path.strip("/"):
-                limit = read(f"{top}{path}/{file}")
-                lowest = min(lowest, int(limit) if is_number(limit) else lowest)
-                path = os.path.dirname(path)
-            text = f"{lowest / (1 << 20):.4g} MB" if controller == "memory" else str(lowest)
-            view[f"{controller} limit"] = text if lowest < 1 << 62 else "none"
+        words = line.split(" ")
+        if words[4:5] == ["/"]:  # the last one counts
+            view["root"] = f"{words[3]} of {words[words.index('-') + 2]}"
+    found = controllers()
+    for controller in LIMITS:
+        version, top = found.get(controller, (2, ""))
+        path = cgroup_of(pid, controller if version == 1 else "")
+        view[f"{controller} cgroup"] = path
+        cgroup, limit = Cgroup(controller, version, path), float("inf")
+        while path.strip("/"):
+            limit = min(limit, cgroup.max(f"{top}{path}"))
+            path = os.path.dirname(path)
+        text = f"{limit / (1 << 20):.4g} MB" if controller == "memory" else f"{limit:.0f}"
+        view[f"{controller} limit"] = text if limit < 1 << 62 else "none"  # version 1 has a number
     return view
 
 
-def status_of(pid: "str | int", *names: str) -> "list[str]":
-    """Lines of /proc/PID/status, proc(5), in its order."""
-    return [" ".join(line.split()) for line in read(f"/proc/{pid}/status").split("\n")
-            if line.startswith(names)]
+def status_of(pid: "str | int") -> "dict[str, str]":
+    """What /proc/PID/status says, by its names, proc(5); nothing of a process that is gone."""
+    status = {}
+    for line in read(f"/proc/{pid}/status").split("\n"):
+        name, _, words = line.partition(":")
+        status[name] = " ".join(words.split())
+    return status
 
 
 # ── Messages between the processes ───────────────────────────────────────────────────────────
@@ -2510,10 +2504,10 @@ def take_signal(host: "Host") -> None:
     host.kept.append(number)
 
 
-def wait_for(host: "Host", *kinds: str) -> "list[str]":
-    """Wait for a message of one of these kinds ("" is the end), and for signals meanwhile.
+def wait_for(host: "Host", expected: str) -> str:
+    """Wait for a message of this kind ("" is the end), and for signals meanwhile.
 
-    Raises Failure: the other side's, or that it has died.
+    Returns what comes behind the kind. Raises Failure: the other side's, or that it has died.
     """
     socket = host.socket.fileno()
     while True:
@@ -2523,16 +2517,15 @@ def wait_for(host: "Host", *kinds: str) -> "list[str]":
             continue
         message = os.fsdecode(receive(host.socket)[0]) if socket in happened else ""
         kind, _, text = message.partition(" ")
+        if kind == expected:
+            return text
         if kind == "failed":
             code, _, reason = text.partition(" ")
             raise Failure(reason, int(code))
-        if lesson and kind in ("tell", "stage"):
-            lesson.print(kind, text)
-            send(host.socket, "told")
-        elif kind in kinds:
-            return message.split(" ")
-        else:
+        if not lesson or kind != "tell":
             raise Failure("the container ended before it could execute the command; was it killed?")
+        lesson.print(text)
+        send(host.socket, "told")
 
 
 # ── Errors ───────────────────────────────────────────────────────────────────────────────────
@@ -2749,7 +2742,7 @@ def read_signal(signals: int) -> int:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal; proc(5), SigCgt."""
-    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in status_of(pid, "SigCgt:"))
+    return bool(int(status_of(pid).get("SigCgt", "0"), 16) >> number - 1 & 1)
 
 
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
