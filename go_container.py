@@ -1116,12 +1116,18 @@ def usage_of(command: str) -> str:
     return f"usage: go_container.py {command} {COMMANDS[command][0]}\n"
 
 
-def help_for(command: str) -> str:
-    """The text of --help: one command with all its options, or all with the usual ones."""
-    text = "".join(map(usage_of, [command] if command else COMMANDS))
-    for group in (COMMANDS[command][1] if command else "usual limits").split():
+def give_help(command: str) -> "NoReturn":
+    """Print one command with all its options, or all commands with the usual ones, and end.
+
+    Raises Failure.
+    """
+    known = command in COMMANDS
+    text = "".join(map(usage_of, [command] if known else COMMANDS))
+    for group in (COMMANDS[command][1] if known else "usual limits").split():
         text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
-    return text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not command)
+    text = text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not known)
+    print_all(text.encode())
+    os._exit(0)
 
 
 def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]":
@@ -2853,13 +2859,6 @@ TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGPIPE,
                  _signal.SIGURG}
 FORWARDED = _signal.valid_signals() - NOT_FORWARDED
-
-
-
-def give_help(command: str) -> "NoReturn":
-    """Print the help for a command, or for all of them, and end. Raises Failure."""
-    print_all(help_for(command if command in COMMANDS else "").encode())
-    os._exit(0)
 
 
 def main() -> "NoReturn":
