@@ -1105,7 +1105,7 @@ INSTEAD = {  # options of docker run that do not exist here, and what does
     "--tmpfs": "/dev/shm is one",
 }
 DOCKERS = {"-d": "--detach", "-p": "--publish", "-P": "--publish", "--net": "--network"}
-UNITS = ("", "b", "k", "kb", "kib", "m", "mb", "mib", "g", "gb", "gib", "t", "tb", "tib")
+UNITS = ["", *"b k kb kib m mb mib g gb gib t tb tib".split()]
 MINIMUM_MEMORY = (0, 6 << 20, 16 << 20)  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
@@ -1138,13 +1138,14 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
     Raises Usage, Failure.
     """
     words, options, known = list(words), {}, {}
-    for line in "\n".join(map(OPTIONS.__getitem__, COMMANDS[command][1].split())).split("\n"):
-        if line[6:8] == "--":
-            long, *takes = line[6:28].partition("[")[0].split()
-            name = long[2:].replace("-", "_")
-            usual = (a_text, "") if takes else (a_switch, False)
-            reader, options[name] = READERS.get(name, usual)
-            known[line[2:4]] = known[long] = name, not takes, reader
+    for group in COMMANDS[command][1].split():
+        for line in OPTIONS[group].split("\n"):
+            if line[6:8] == "--":
+                long, *takes = line[6:28].partition("[")[0].split()
+                name = long[2:].replace("-", "_")
+                usual = (str, "") if takes else (a_switch, False)
+                reader, options[name] = READERS.get(name, usual)
+                known[line[2:4]] = known[long] = name, not takes, reader
     while words and words[0].startswith("-") and words[0] != "-":
         word = words.pop(0)
         if word == "--":
@@ -1158,14 +1159,19 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
         if spelled not in known:
             raise Usage(f"no option {word}")
         name, switch, reader = known[spelled]
-        if switch and value[:1] not in ("", "="):  # -it is -i -t
-            words.insert(0, f"-{value}")
-            value = ""
-        if not (value or switch or words):
-            raise Usage(f"{word} needs a value")
-        value = value.removeprefix("=") if value else "true" if switch else words.pop(0)
+        if value.startswith("="):
+            value = value[1:]
+        elif switch:
+            if value:  # -it is -i -t
+                words.insert(0, f"-{value}")
+            value = "true"
+        elif not value:
+            if not words:
+                raise Usage(f"{word} needs a value")
+            value = words.pop(0)
         try:
             new = reader(value)
+            require(value, "empty")
         except ValueError as error:
             raise Failure(f"{spelled} {value}: {error}") from None
         options[name] = [*options[name], new] if isinstance(options[name], list) else new
@@ -1181,10 +1187,7 @@ def require(fits: object, wanted: str) -> None:
         raise ValueError(wanted)
 
 
-def a_text(text: str) -> str:
-    """Anything but nothing."""
-    require(text, "empty")
-    return text
+
 
 
 def one_of(words: str) -> "Callable[[str], str]":
@@ -1211,8 +1214,9 @@ def a_number(text: str, lowest: float = 0, highest: float = 1e15) -> float:
 
 def a_process_count(text: str) -> int:
     """Processes; 0 and -1 mean no limit of its own, as in docker."""
-    require(text == "-1" or is_number(text), "not a number of processes")
-    return int(a_number(text.removeprefix("-1") or "0", highest=1 << 22))
+    text = "0" if text == "-1" else text
+    require(is_number(text), "not a number of processes")
+    return int(a_number(text, highest=1 << 22))
 
 
 def a_size(text: str) -> int:
@@ -1266,13 +1270,13 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # What reads the value, and what it is without. A list: the option may come several times.
     # The others are switches, or take any text.
     "env": (a_variable, []), "hostname": (a_name, "container"), "tty": (a_switch, None),
-    "network": (one_of("host or none"), "host"), "user": (a_text, "0"), "volume": (a_volume, []),
+    "network": (one_of("host or none"), "host"), "user": (str, "0"), "volume": (a_volume, []),
     "workdir": (a_path, "/"), "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
     "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
     "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
     "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
-    "stop_timeout": (a_number, 10.0), "bundle": (lambda text: os.path.abspath(a_text(text)), ""),
+    "stop_timeout": (a_number, 10.0), "bundle": (os.path.abspath, ""),
 }
 HERE = os.path.dirname(__file__)
 
