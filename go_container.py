@@ -363,7 +363,7 @@ def hold_signals(host: "Host") -> None:
 def find_root(host: "Host") -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
     if host.own_root and not (os.path.lexists(host.rootfs) and root_entries(host.rootfs)):
-        capability_numbers()  # python-prctl is missing? better now than after a download
+        kept_capabilities(host)  # python-prctl is missing? better now than after a download
         replace_root(host.rootfs, fill_anyhow)
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
@@ -1380,26 +1380,21 @@ def unused_ids() -> int:
     raise Failure("no 65536 ids are free outside: give root a range in /etc/subuid and subgid")
 
 
-def capability_numbers() -> "dict[str, int]":
-    """The numbers of all capabilities, by name. Raises Failure without python-prctl."""
+def kept_capabilities(container: "Container") -> "dict[str, int]":
+    """The numbers of the capabilities that the command keeps, by name.
+
+    Raises Failure without python-prctl, and for a name that is none.
+    """
     try:
         import prctl
     except ImportError:
         raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
                       "or pip install python-prctl") from None
-    numbers = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
+    numbers = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS), checkpoint_restore=40)
     del numbers["last_cap"]  # a limit, not a name
-    return numbers
-
-
-def kept_capabilities(container: "Container") -> "dict[str, int]":
-    """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
-    numbers = capability_numbers()
     for name in {*container.cap_add, *container.cap_drop} - {*numbers, "all"}:
         raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
-    last = int(read("/proc/sys/kernel/cap_last_cap"))
-    return {name: number for name, number in numbers.items()
-            if number <= last and container.keeps(name)}
+    return {name: number for name, number in numbers.items() if container.keeps(name)}
 
 
 # ── Mounts and paths ─────────────────────────────────────────────────────────────────────────
