@@ -1302,13 +1302,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     """
     name, _, group = user.partition(":")
     nobody = [":", "", name, "0", "", "/"]  # no name has a colon: it is in no group
-    users = entries(read_inside(root, "etc/passwd"), 6)
-    groups = entries(read_inside(root, "etc/group"), 4)
+    users = entries(read_inside(root, "etc/passwd"))
+    groups = entries(read_inside(root, "etc/group"))
     name, _, uid, gid, _, home, *_ = entry_of(name, users, nobody)
-    others = [each[2] for each in groups if name in each[3].split(",") and last]
+    ids = [uid, gid, *[each[2] for each in groups if name in each[3].split(",") and last]]
     if group:
-        gid, others = entry_of(group, groups, ["", "", group])[2], []
-    ids = [uid, gid, *others]
+        ids = [uid, entry_of(group, groups, ["", "", group])[2]]
     for number in ids:
         if not is_number(number) or int(number) > last:
             raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
@@ -1323,9 +1322,9 @@ def entry_of(word: str, entries: "list[list[str]]", otherwise: "list[str]") -> "
     return next((each for each in entries if each[field] == word), otherwise)
 
 
-def entries(text: str, fields: int = 3) -> "list[list[str]]":
-    """The lines of passwd(5), group(5) or subuid(5) that have so many fields or more, split."""
-    return [line.split(":") for line in text.split("\n") if line.count(":") >= fields - 1]
+def entries(text: str) -> "list[list[str]]":
+    """The lines of passwd(5), group(5) or subuid(5), split; fields that a line lacks are empty."""
+    return [f"{line}:::::".split(":") for line in text.split("\n")]
 
 
 def is_number(text: str) -> bool:
