@@ -267,7 +267,7 @@ class Container:
         self.has_terminal = self.tty if self.tty is not None else (
             not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
         self.maps = id_maps(self.userns)
-        self.ids = sum(count for _, _, count in self.maps["gid"])
+        self.ids = min(sum(count for _, _, count in ranges) for ranges in self.maps.values())
         self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
 
     def find_user(self) -> None:
@@ -1338,14 +1338,15 @@ def id_maps(userns: str) -> "dict[str, list[list[int]]]":
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
-    firsts = {kind: subordinate_ids(kind) for kind in ("uid", "gid")}
-    if os.geteuid() == 0:
-        return {kind: [[0, 0 if userns else first or unused_ids(), IDS]]
-                for kind, first in firsts.items()}
-    maps = {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
-    if all(first and which(f"new{kind}map") for kind, first in firsts.items()):
-        for kind, first in firsts.items():
-            maps[kind].append([1, first, IDS - 1])
+    maps = {}
+    for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
+        first = subordinate_ids(kind)
+        if os.geteuid() == 0:
+            maps[kind] = [[0, 0 if userns else first or unused_ids(), IDS]]
+        elif first and which(f"new{kind}map"):
+            maps[kind] = [[0, own, 1], [1, first, IDS - 1]]
+        else:
+            maps[kind] = [[0, own, 1]]
     return maps
 
 
@@ -1356,18 +1357,19 @@ def subordinate_ids(kind: str) -> int:
     """
     uid = os.geteuid()
     names = [name for name, number, _ in id_ranges("passwd") if number == uid]
-    owners = [*[os.environ.get("SUDO_USER", "")] * (uid == 0), *names, str(uid)]
+    owners = [os.environ.get("SUDO_USER") if uid == 0 else None, *names, str(uid)]
     return next((first for owner in owners for name, first, count in id_ranges(f"sub{kind}")
                  if name == owner and first > 0 and count >= IDS), 0)
 
 
-def id_ranges(file: str) -> "list[tuple[str, int, int]]":
+def id_ranges(file: str) -> "Iterator[tuple[str, int, int]]":
     """Who has which ids, by a file in /etc: name, first id, how many.
 
     subuid(5) says so. A line of passwd(5) or group(5) has one id, behind a password.
     """
-    return [(name, *((int(first), int(count)) if is_number(first) else (int(count), 1)))
-            for name, first, count, *_ in entries(read(f"/etc/{file}")) if is_number(count)]
+    for name, first, count, *_ in entries(read(f"/etc/{file}")):
+        if is_number(count):
+            yield (name, int(first), int(count)) if is_number(first) else (name, int(count), 1)
 
 
 def unused_ids() -> int:
