@@ -310,8 +310,8 @@ class Host(Container):
     deadline = 0.0  # when to kill PID 1
     exit_code = 125
 
-    def __init__(self, words: "list[str]", command: str = "run") -> None:
-        self.describe(words, command)
+    def __init__(self, words: "list[str]") -> None:
+        self.describe(words, "run")
         self.terminal = Terminal()
         self.kept: list[int] = []  # signals for the command, before there is one
 
@@ -1884,7 +1884,7 @@ OCI = """{"ociVersion": "1.0.2",
         {"type": "cgroup"}, {"type": "user"}], "uidMappings": %(uids)s, "gidMappings": %(gids)s,
     "maskedPaths": %(masked)s, "readonlyPaths": %(closed)s, "cgroupsPath": %(cgroup)s,
     "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": %(calls)s,
-        "architectures": ["SCMP_ARCH_%(machine)s"]},
+        "architectures": [%(machine)s]},
     "resources": {"memory": {"limit": %(memory)s, "swap": %(memory)s},
         "pids": {"limit": %(pids_limit)s}, "cpu": {"quota": %(quota)s, "period": %(period)s}}}}"""
 
@@ -1897,97 +1897,99 @@ def spec(words: "list[str]") -> int:
     """
     import json
 
-    host = Host(words, "spec")
-    if host.copy and not host.bundle:
+    container = Container()
+    container.describe(words, "spec")
+    bundle = container.bundle
+    if container.copy and not bundle:
         raise Usage("--copy goes with --bundle DIR")
-    for option in ("init", "rm"):
-        if getattr(host, option):
-            raise Failure(f"--{option} is not in a config.json: engines bring their own")
-    if not root_entries(host.rootfs):
-        raise Failure(f"the root {host.rootfs} is empty; pull fills it")
-    host.find_user()
-    text = json.dumps(oci_config(host), indent=2, ensure_ascii=False)
+    if container.init or container.rm:
+        raise Failure("--init and --rm are not in a config.json: engines bring their own")
+    if not root_entries(container.rootfs):
+        raise Failure(f"the root {container.rootfs} is empty; pull fills it")
+    container.find_user()
+    text = json.dumps(oci_config(container), indent=2, ensure_ascii=False) + "\n"
     try:
-        config = f"{text}\n".encode()
+        data = text.encode()
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
-        raise Failure(f"config.json is UTF-8; {error.object[error.start]!r} is not") from None
-    if not host.bundle:
-        print_all(config)
+        raise Failure(f"config.json is UTF-8; {text[error.start]!r} is not") from None
+    if not bundle:
+        print_all(data)
         return 0
     catch_interrupts()
-    os.makedirs(host.bundle)
+    os.makedirs(bundle)
     try:
-        if host.copy:
-            copy_root(host, f"{host.bundle}/rootfs")
-        with open(f"{host.bundle}/config.json", "wb") as file:
-            file.write(config)
+        if container.copy:
+            copy_root(container, f"{bundle}/rootfs")
+        write(f"{bundle}/config.json", text)
     except BaseException:
-        spawn("rm", "-rf", "--", host.bundle)
+        spawn("rm", "-rf", "--", bundle)
         raise
     return 0
 
 
-def copy_root(host: "Host", target: str) -> None:
+def copy_root(container: "Container", target: str) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap.
 
     tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
     """
     os.mkdir(target)
-    for kind, ranges in host.maps.items():
+    for kind, ranges in container.maps.items():
         first = ranges[0][1] * (os.geteuid() == 0)  # else all is the user's
         write(f"{target}.{kind}", "\n".join(f"+{each} +{each + first}" for each in range(IDS)))
     with open(f"{target}.tar", "w+b") as archive:
-        spawn("tar", "--create", "--file", archive.name, "--directory", host.rootfs, "--sparse",
-              *TAR, f"--owner-map={target}.uid", f"--group-map={target}.gid", ".")
+        spawn("tar", "--create", "--file", archive.name, "--directory", container.rootfs,
+              "--sparse", *TAR, f"--owner-map={target}.uid", f"--group-map={target}.gid", ".")
         spawn("rm", "--", archive.name, f"{target}.uid", f"{target}.gid")
         unpack(archive, target)
 
 
-def oci_config(host: "Host") -> "dict[str, Any]":
+def oci_config(container: "Container") -> "dict[str, Any]":
     """The document: OCI, filled in, without what this container has not."""
     import json
 
     binds = [{"destination": target, "type": "bind", "source": source,
               # Only root may take a mount without those below it.
               "options": ["rbind" if os.geteuid() else "bind", "nodev", *["ro"] * read_only]}
-             for source, target, read_only in host.binds]
+             for source, target, read_only in container.binds]
     maps = {f"{kind}s": [{"containerID": inside, "hostID": outside, "size": count}
                          for inside, outside, count in ranges]
-            for kind, ranges in host.maps.items()}
+            for kind, ranges in container.maps.items()}
     facts = {
-        **vars(host), **maps,
-        "root": "rootfs" if host.copy else host.rootfs,
-        "env": [f"{name}={value}" for name, value in host.environment.items()],
-        "others": [] if os.geteuid() else host.groups,  # without root, engines cannot set any
-        "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(host)],
+        **vars(container), **maps,
+        "root": "rootfs" if container.copy else container.rootfs,
+        "env": [f"{name}={value}" for name, value in container.environment.items()],
+        "others": [] if os.geteuid() else container.groups,  # without root, engines cannot set any
+        "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(container)],
         "mounts": [{"destination": target, "type": kind, "source": kind,
-                    "options": words.split(",")} for target, kind, words in host.layout()] + binds,
+                    "options": options.split(",")}
+                   for target, kind, options in container.layout()] + binds,
         "masked": [f"/proc/{name}" for name in MASKED],
         "closed": [f"/proc/{name}" for name in READ_ONLY],
-        "cgroup": f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}",
-        "calls": oci_seccomp(host),
-        "quota": round(host.cpus * CPU_PERIOD), "period": CPU_PERIOD,
+        "cgroup": f"/{container.cgroup_parent}/oci-{os.urandom(4).hex()}",
+        "calls": oci_seccomp(container),
+        "machine": f"SCMP_ARCH_{os.uname().machine.upper()}",
+        "quota": round(container.cpus * CPU_PERIOD), "period": CPU_PERIOD,
     }
-    filled = {name: json.dumps(value, default=str) for name, value in facts.items()}
-    config: dict[str, Any] = json.loads(OCI % {**filled, "machine": os.uname().machine.upper()})
+    text = OCI % {name: json.dumps(value) for name, value in facts.items()}
+    config: dict[str, Any] = json.loads(text)
     linux = config["linux"]
-    linux["resources"] = {name: limit for name, limit in linux["resources"].items()
-                          if limit.get("limit") or limit.get("quota")}
-    if host.network == "none":
+    linux["resources"] = {name: limits for name, limits in linux["resources"].items()
+                          if 0 not in limits.values()}
+    if container.network == "none":
         linux["namespaces"].append({"type": "network"})
-    if host.security_opt:
+    if container.security_opt:
         del linux["seccomp"]
-    if host.cgroup_parent == "none":
+    if container.cgroup_parent == "none":
         del linux["cgroupsPath"]
     return config
 
 
-def oci_seccomp(host: "Host") -> "list[dict[str, Any]]":
+def oci_seccomp(container: "Container") -> "list[dict[str, Any]]":
     """The same rules as compile_seccomp()'s. (runc itself closes calls that nobody knows yet.)"""
     return [{"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
              "args": [{"index": argument, "value": mask, "valueTwo": value,
                        "op": "SCMP_CMP_MASKED_EQ"}] * (mask != 0)}
-            for action, name, argument, mask, value in seccomp_rules(host)]
+            for action, name, argument, mask, value in seccomp_rules(container)]
 
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
