@@ -2006,7 +2006,8 @@ CURL = """prlimit --fsize=1073741824 curl --show-error --fail --location --proto
     --max-redirs 10 --max-filesize 1073741824 --connect-timeout 30 --speed-time 30
     --output download"""
 TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
-BUSYBOX_FOLDERS = "bin dev etc home proc root sbin sys tmp var/tmp"
+BUSYBOX_FOLDERS = """root/bin root/dev root/etc root/home root/proc root/root root/sbin root/sys
+    root/tmp root/var root/var/tmp"""
 BUSYBOX_FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
@@ -2161,13 +2162,11 @@ def download(url: str) -> None:
 
 def fill_from_busybox() -> None:
     """A small root: busybox under the names of all its applets, and the files that it expects."""
-    busybox = which("busybox") or "/dev/null"
-    with open(busybox, "rb") as file:
-        head = file.read(4096)
-    if not head or b"/ld-" in head:  # the name of its loader
+    busybox = which("busybox")
+    head = read(busybox)[:4096]
+    if not head or "/ld-" in head:  # the name of its loader
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in BUSYBOX_FOLDERS.split():
-        os.makedirs(f"root/{folder}")
+    spawn("mkdir", *BUSYBOX_FOLDERS.split())
     os.chmod("root/root", 0o700)
     spawn("chmod", "1777", "root/tmp", "root/var/tmp")
     spawn("cp", "--", busybox, "root/bin/busybox")
