@@ -2086,7 +2086,6 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
             write("root/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        spawn("rm", "-rf", "--", "root")
         os.fchdir(parent)
         spawn("rm", "-rf", "--", temporary)
 
