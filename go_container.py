@@ -1301,13 +1301,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     that the container has. Raises Failure.
     """
     name, _, group = user.partition(":")
-    nobody = [":", "", name, "0", "", "/"]  # no name has a colon: it is in no group
     users = entries(read_inside(root, "etc/passwd"))
     groups = entries(read_inside(root, "etc/group"))
-    name, _, uid, gid, _, home, *_ = entry_of(name, users, nobody)
+    name, _, uid, gid, _, home, *_ = entry_of(name, users)
     ids = [uid, gid, *[each[2] for each in groups if name in each[3].split(",") and last]]
     if group:
-        ids = [uid, entry_of(group, groups, ["", "", group])[2]]
+        ids = [uid, entry_of(group, groups)[2]]
     for number in ids:
         if not is_number(number) or int(number) > last:
             raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
@@ -1315,11 +1314,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     return [int(number) for number in ids], home or "/"
 
 
-def entry_of(word: str, entries: "list[list[str]]", otherwise: "list[str]") -> "list[str]":
-    """The entry of passwd(5) or group(5) that a number or a name means, or otherwise."""
+def entry_of(word: str, entries: "list[list[str]]") -> "list[str]":
+    """The entry of passwd(5) or group(5) that a number or a name means, or one with that number."""
     field = 2 * is_number(word)
     word = str(int(word)) if field else word
-    return next((each for each in entries if each[field] == word), otherwise)
+    nobody = [":", "", word, "0", "", ""]  # no name has a colon: it is in no group
+    return next((each for each in entries if each[field] == word), nobody)
 
 
 def entries(text: str) -> "list[list[str]]":
