@@ -2136,12 +2136,12 @@ def fill_from(source: str = "", sha256: str = "") -> None:
 def unpack(archive: "BinaryIO", root: str) -> None:
     """Unpack with the system's tar, which never writes outside of root. Raises Failure.
 
-    Device nodes go: on the host's disk they would be the host's.
+    For root it keeps the owners, for others it makes all theirs: that is tar's way. Device nodes
+    go: on the host's disk they would be the host's.
     """
     os.set_inheritable(archive.fileno(), True)
-    owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
     spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
-          *TAR, "--same-permissions", owner, "--anchored", "--exclude=./dev/*", "--exclude=dev/*")
+          *TAR, "--same-permissions", "--anchored", "--exclude=./dev/*", "--exclude=dev/*")
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
