@@ -2026,10 +2026,10 @@ def is_trusted(path: str) -> bool:
     return ours and not writable
 
 
-def root_entries(path: str) -> "list[str]":
+def root_entries(path: str) -> "set[str]":
     """What is in a root, but for the file that keeps an empty alpine-fs in git. Raises Failure."""
     try:
-        return [name for name in os.listdir(path) if name != ".gitignore"]
+        return {*os.listdir(path)} - {".gitignore"}
     except OSError as error:
         way_out = "; pull makes one" if error.errno == errno.ENOENT else ""
         raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
@@ -2041,17 +2041,16 @@ def pull(words: "list[str]") -> int:
     words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
     """
     options, sources = parse(words, "pull")
-    if len(sources) > 1 or sources and (options["busybox"] or not sources[0]):
-        raise Usage("one FILE or URL at the most")
+    if len(sources) + options["busybox"] > 1:
+        raise Usage("one of FILE, URL and --busybox at the most")
     if options["sha256"] and not sources:
         raise Usage("--sha256 goes with FILE or URL")
-    path, source = root_path(options["rootfs"]), "".join(sources)
+    path = root_path(options["rootfs"])
     if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    if source and "://" not in source:
-        source = os.path.abspath(source)
+    sources = [each if "://" in each else os.path.abspath(each) for each in sources]
     replace_root(path, fill_from_busybox if options["busybox"] else
-                 lambda: fill_from(source, options["sha256"]))
+                 lambda: fill_from(*sources, sha256=options["sha256"]))
     return 0
 
 
@@ -2090,24 +2089,25 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
         spawn("rm", "-rf", "--", temporary)
 
 
-def check_root(root: str) -> None:
-    """Raise Failure for what is not a root, but something that a root can be made of."""
-    names, folder, usual = root_entries(root), "", {"bin", "sbin", "usr"}
+def check_root() -> None:
+    """Raise Failure if "root" is not a root, but something that a root can be made of."""
+    names, folder, usual = root_entries("root"), "", {"bin", "sbin", "usr"}
     if not names:
         raise Failure("there is nothing in it")
-    if usual.isdisjoint(names):
-        if {"oci-layout", "manifest.json"} & {*names}:
-            raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
-                          "root of it, and so do `skopeo copy` and `umoci unpack`")
-        while len(names) == 1 and usual.isdisjoint(names):
-            folder += f"{names[0]}/"
-            names = quietly(os.listdir, f"{root}/{folder}") or []
-        if folder and not usual.isdisjoint(names):
-            raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
-                          f"tar -C {folder}")
+    if names & usual:
+        return
+    if names & {"oci-layout", "manifest.json"}:
+        raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
+                      "root of it, and so do `skopeo copy` and `umoci unpack`")
+    while len(names) == 1 and not names & usual:
+        folder += f"{names.pop()}/"
+        names = {*(quietly(os.listdir, f"root/{folder}") or ())}
+    if names & usual:
+        raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
+                      f"tar -C {folder}")
 
 
-def fill_from(source: str = "", sha256: str = "") -> None:
+def fill_from(source: str = "", *, sha256: str = "") -> None:
     """Unpack a FILE, a URL, or by default Alpine's mini root file system, into "root".
 
     sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
@@ -2118,17 +2118,13 @@ def fill_from(source: str = "", sha256: str = "") -> None:
         machine = os.uname().machine
         source = ALPINE.format(machine)
         sha256 = ALPINE_SHA256.get(machine, "one that is known here; give pull a FILE or a URL")
-    archive = source
-    if "://" in source:
-        archive = "download"
-        download(source)
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 and found != sha256.lower():
-            raise Failure(f"{source}: nothing was unpacked: its SHA-256 is {found}, not {sha256}")
+    with open(download(source) if "://" in source else source, "rb") as archive:
         try:
-            unpack(file, "root")
-            check_root("root")
+            found = hashlib.file_digest(archive, "sha256").hexdigest()
+            if sha256 and found != sha256.lower():
+                raise Failure(f"its SHA-256 is {found}, not {sha256}")
+            unpack(archive, "root")
+            check_root()
         except Failure as failure:
             raise Failure(f"{source} is not unpacked: {failure}") from None
 
@@ -2145,8 +2141,8 @@ def unpack(archive: "BinaryIO", root: str) -> None:
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str) -> None:
-    """Download with curl, with a progress bar on a terminal.
+def download(url: str) -> str:
+    """Download with curl, with a progress bar on a terminal. Returns the file's path.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
@@ -2157,6 +2153,7 @@ def download(url: str) -> None:
             raise Failure(f"{url} cannot be downloaded: {failure}") from None
         raise NoNetwork(f"{url} cannot be downloaded: {failure}; three ways out: a network, "
                         "pull FILE, or pull --busybox (apt install busybox-static)") from None
+    return "download"
 
 
 def fill_from_busybox() -> None:
