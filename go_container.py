@@ -1134,8 +1134,7 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
     """Read options up to the first word that is none, as pflag(Go) does for docker.
 
     --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
-    Returns all options of the command by their names, and the other words.
-    Raises Usage, Failure.
+    Returns all options by their names, and the other words. Raises Usage, Failure.
     """
     words, options, known = list(words), {}, {}
     for group in COMMANDS[command][1].split():
@@ -1143,8 +1142,7 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
             if line[6:8] == "--":
                 long, *takes = line[6:28].partition("[")[0].split()
                 name = long[2:].replace("-", "_")
-                usual = (str, "") if takes else (a_switch, False)
-                reader, options[name] = READERS.get(name, usual)
+                reader, options[name] = READERS.get(name, (str, "") if takes else (a_switch, False))
                 known[line[2:4]] = known[long] = name, not takes, reader
     while words and words[0].startswith("-") and words[0] != "-":
         word = words.pop(0)
@@ -1159,16 +1157,12 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
         if spelled not in known:
             raise Usage(f"no option {word}")
         name, switch, reader = known[spelled]
-        if value.startswith("="):
-            value = value[1:]
-        elif switch:
-            if value:  # -it is -i -t
-                words.insert(0, f"-{value}")
-            value = "true"
-        elif not value:
-            if not words:
-                raise Usage(f"{word} needs a value")
-            value = words.pop(0)
+        if switch and not value.startswith("="):  # -it is -i=true -t
+            words[:0] = ["true", f"-{value}"] if value else ["true"]
+            value = ""
+        if not (value or words):
+            raise Usage(f"{word} needs a value")
+        value = value.removeprefix("=") if value else words.pop(0)
         try:
             new = reader(value)
             require(value, "empty")
