@@ -1356,19 +1356,20 @@ def subordinate_ids(kind: str) -> int:
                  if name == owner and first > 0 and count >= IDS), 0)
 
 
-def id_ranges(file: str) -> "Iterator[tuple[str, int, int]]":
-    """Who has which ids, by a file in /etc: name, first id, how many.
+def id_ranges(*files: str) -> "Iterator[tuple[str, int, int]]":
+    """Who has which ids, by files in /etc: name, first id, how many.
 
     subuid(5) says so. A line of passwd(5) or group(5) has one id, behind a password.
     """
-    for name, first, count, *_ in entries(read(f"/etc/{file}")):
-        if is_number(count):
-            yield (name, int(first), int(count)) if is_number(first) else (name, int(count), 1)
+    for file in files:
+        for name, first, count, *_ in entries(read(f"/etc/{file}")):
+            if is_number(count):
+                yield (name, int(first), int(count)) if is_number(first) else (name, int(count), 1)
 
 
 def unused_ids() -> int:
     """The first of 65536 ids that no user or group has, and that nobody was given."""
-    taken = [each for file in ("subuid", "subgid", "passwd", "group") for each in id_ranges(file)]
+    taken = [*id_ranges("subuid", "subgid", "passwd", "group")]
     for first in range(FIRST_ID, LAST_ID - IDS, IDS):
         if all(begin >= first + IDS or first >= begin + count for _, begin, count in taken):
             return first
