@@ -2016,7 +2016,7 @@ BUSYBOX_FILES = {
 def is_trusted(path: str) -> bool:
     """Whether only root, or who called sudo, can have made a file, or can make others in it."""
     status = os.lstat(path)
-    ours = status.st_uid in (0, os.geteuid(), int(os.environ.get("SUDO_UID", 0)))
+    ours = str(status.st_uid) in ("0", str(os.geteuid()), os.environ.get("SUDO_UID"))
     writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
     return ours and not writable
 
