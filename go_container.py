@@ -265,7 +265,7 @@ class Container:
         self.has_terminal = self.tty if self.tty is not None else (
             not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
         self.maps = id_maps(self.userns)
-        self.ids = sum(count for _, _, count in self.maps["gid"])
+        self.ids = min(sum(count for _, _, count in ranges) for ranges in self.maps.values())
         self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
 
     def find_user(self) -> None:
@@ -308,8 +308,8 @@ class Host(Container):
     deadline = 0.0  # when to kill PID 1
     exit_code = 125
 
-    def __init__(self, words: "list[str]", command: str = "run") -> None:
-        self.describe(words, command)
+    def __init__(self, words: "list[str]") -> None:
+        self.describe(words, "run")
         self.terminal = Terminal()
         self.kept: list[int] = []  # signals for the command, before there is one
 
@@ -361,7 +361,7 @@ def hold_signals(host: "Host") -> None:
 def find_root(host: "Host") -> None:
     """The directory that becomes / inside; the default one is filled first, if it is empty."""
     if host.own_root and not (os.path.lexists(host.rootfs) and root_entries(host.rootfs)):
-        capability_numbers()  # python-prctl is missing? better now than after a download
+        kept_capabilities(host)  # python-prctl is missing? better now than after a download
         replace_root(host.rootfs, fill_anyhow)
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
@@ -1099,7 +1099,7 @@ INSTEAD = {  # options of docker run that do not exist here, and what does
     "--tmpfs": "/dev/shm is one",
 }
 DOCKERS = {"-d": "--detach", "-p": "--publish", "-P": "--publish", "--net": "--network"}
-UNITS = ("", "b", "k", "kb", "kib", "m", "mb", "mib", "g", "gb", "gib", "t", "tb", "tib")
+UNITS = ["", *"b k kb kib m mb mib g gb gib t tb tib".split()]
 MINIMUM_MEMORY = (0, 6 << 20, 16 << 20)  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
@@ -1110,29 +1110,34 @@ def usage_of(command: str) -> str:
     return f"usage: go_container.py {command} {COMMANDS[command][0]}\n"
 
 
-def help_for(command: str) -> str:
-    """The text of --help: one command with all its options, or all with the usual ones."""
-    text = "".join(map(usage_of, [command] if command else COMMANDS))
-    for group in (COMMANDS[command][1] if command else "usual limits").split():
+def give_help(command: str) -> "NoReturn":
+    """Print one command with all its options, or all commands with the usual ones, and end.
+
+    Raises Failure.
+    """
+    known = command in COMMANDS
+    text = "".join(map(usage_of, [command] if known else COMMANDS))
+    for group in (COMMANDS[command][1] if known else "usual limits").split():
         text += f"{group}:\n" * (group != command) + f"{OPTIONS[group]}\n"
-    return text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not command)
+    text = text.replace("\nusage:", "\n      ") + HELP_END + ALL_OPTIONS * (not known)
+    print_all(text.encode())
+    os._exit(0)
 
 
 def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]":
     """Read options up to the first word that is none, as pflag(Go) does for docker.
 
     --name VALUE, --name=VALUE, -n VALUE, -nVALUE, switches together as in -it, -- to end them.
-    Returns all options of the command by their names, and the other words.
-    Raises Usage, Failure.
+    Returns all options by their names, and the other words. Raises Usage, Failure.
     """
     words, options, known = list(words), {}, {}
-    for line in "\n".join(map(OPTIONS.__getitem__, COMMANDS[command][1].split())).split("\n"):
-        if line[6:8] == "--":
-            long, *takes = line[6:28].partition("[")[0].split()
-            name = long[2:].replace("-", "_")
-            usual = (a_text, "") if takes else (a_switch, False)
-            reader, options[name] = READERS.get(name, usual)
-            known[line[2:4]] = known[long] = name, not takes, reader
+    for group in COMMANDS[command][1].split():
+        for line in OPTIONS[group].split("\n"):
+            if line[6:8] == "--":
+                long, *takes = line[6:28].partition("[")[0].split()
+                name = long[2:].replace("-", "_")
+                reader, options[name] = READERS.get(name, (str, "") if takes else (a_switch, False))
+                known[line[2:4]] = known[long] = name, not takes, reader
     while words and words[0].startswith("-") and words[0] != "-":
         word = words.pop(0)
         if word == "--":
@@ -1146,14 +1151,15 @@ def parse(words: "list[str]", command: str) -> "tuple[dict[str, Any], list[str]]
         if spelled not in known:
             raise Usage(f"no option {word}")
         name, switch, reader = known[spelled]
-        if switch and value[:1] not in ("", "="):  # -it is -i -t
-            words.insert(0, f"-{value}")
+        if switch and not value.startswith("="):  # -it is -i=true -t
+            words[:0] = ["true", f"-{value}"] if value else ["true"]
             value = ""
-        if not (value or switch or words):
+        if not (value or words):
             raise Usage(f"{word} needs a value")
-        value = value.removeprefix("=") if value else "true" if switch else words.pop(0)
+        value = value.removeprefix("=") if value else words.pop(0)
         try:
             new = reader(value)
+            require(value, "empty")
         except ValueError as error:
             raise Failure(f"{spelled} {value}: {error}") from None
         options[name] = [*options[name], new] if isinstance(options[name], list) else new
@@ -1169,10 +1175,7 @@ def require(fits: object, wanted: str) -> None:
         raise ValueError(wanted)
 
 
-def a_text(text: str) -> str:
-    """Anything but nothing."""
-    require(text, "empty")
-    return text
+
 
 
 def one_of(words: str) -> "Callable[[str], str]":
@@ -1199,8 +1202,9 @@ def a_number(text: str, lowest: float = 0, highest: float = 1e15) -> float:
 
 def a_process_count(text: str) -> int:
     """Processes; 0 and -1 mean no limit of its own, as in docker."""
-    require(text == "-1" or is_number(text), "not a number of processes")
-    return int(a_number(text.removeprefix("-1") or "0", highest=1 << 22))
+    text = "0" if text == "-1" else text
+    require(is_number(text), "not a number of processes")
+    return int(a_number(text, highest=1 << 22))
 
 
 def a_size(text: str) -> int:
@@ -1254,13 +1258,13 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # What reads the value, and what it is without. A list: the option may come several times.
     # The others are switches, or take any text.
     "env": (a_variable, []), "hostname": (a_name, "container"), "tty": (a_switch, None),
-    "network": (one_of("host or none"), "host"), "user": (a_text, "0"), "volume": (a_volume, []),
+    "network": (one_of("host or none"), "host"), "user": (str, "0"), "volume": (a_volume, []),
     "workdir": (a_path, "/"), "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
     "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
     "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
     "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
-    "stop_timeout": (a_number, 10.0), "bundle": (lambda text: os.path.abspath(a_text(text)), ""),
+    "stop_timeout": (a_number, 10.0), "bundle": (os.path.abspath, ""),
 }
 HERE = os.path.dirname(__file__)
 
@@ -1285,14 +1289,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     that the container has. Raises Failure.
     """
     name, _, group = user.partition(":")
-    nobody = [":", "", name, "0", "", "/"]  # no name has a colon: it is in no group
-    users = entries(read_inside(root, "etc/passwd"), 6)
-    groups = entries(read_inside(root, "etc/group"), 4)
-    name, _, uid, gid, _, home, *_ = entry_of(name, users, nobody)
-    others = [each[2] for each in groups if name in each[3].split(",") and last]
+    users = entries(read_inside(root, "etc/passwd"))
+    groups = entries(read_inside(root, "etc/group"))
+    name, _, uid, gid, _, home, *_ = entry_of(name, users)
+    ids = [uid, gid, *[each[2] for each in groups if name in each[3].split(",") and last]]
     if group:
-        gid, others = entry_of(group, groups, ["", "", group])[2], []
-    ids = [uid, gid, *others]
+        ids = [uid, entry_of(group, groups)[2]]
     for number in ids:
         if not is_number(number) or int(number) > last:
             raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
@@ -1300,16 +1302,17 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     return [int(number) for number in ids], home or "/"
 
 
-def entry_of(word: str, entries: "list[list[str]]", otherwise: "list[str]") -> "list[str]":
-    """The entry of passwd(5) or group(5) that a number or a name means, or otherwise."""
+def entry_of(word: str, entries: "list[list[str]]") -> "list[str]":
+    """The entry of passwd(5) or group(5) that a number or a name means, or one with that number."""
     field = 2 * is_number(word)
     word = str(int(word)) if field else word
-    return next((each for each in entries if each[field] == word), otherwise)
+    nobody = [":", "", word, "0", "", ""]  # no name has a colon: it is in no group
+    return next((each for each in entries if each[field] == word), nobody)
 
 
-def entries(text: str, fields: int = 3) -> "list[list[str]]":
-    """The lines of passwd(5), group(5) or subuid(5) that have so many fields or more, split."""
-    return [line.split(":") for line in text.split("\n") if line.count(":") >= fields - 1]
+def entries(text: str) -> "list[list[str]]":
+    """The lines of passwd(5), group(5) or subuid(5), split; fields that a line lacks are empty."""
+    return [f"{line}:::::".split(":") for line in text.split("\n")]
 
 
 def is_number(text: str) -> bool:
@@ -1323,14 +1326,15 @@ def id_maps(userns: str) -> "dict[str, list[list[int]]]":
     user_namespaces(7). As root, 0–65535 become a range that owns nothing. As a normal user, 0
     is the caller, and the others the caller's subordinate ids where newuidmap(1) is installed.
     """
-    firsts = {kind: subordinate_ids(kind) for kind in ("uid", "gid")}
-    if os.geteuid() == 0:
-        return {kind: [[0, 0 if userns else first or unused_ids(), IDS]]
-                for kind, first in firsts.items()}
-    maps = {"uid": [[0, os.geteuid(), 1]], "gid": [[0, os.getegid(), 1]]}
-    if all(first and which(f"new{kind}map") for kind, first in firsts.items()):
-        for kind, first in firsts.items():
-            maps[kind].append([1, first, IDS - 1])
+    maps = {}
+    for kind, own in (("uid", os.geteuid()), ("gid", os.getegid())):
+        first = subordinate_ids(kind)
+        if os.geteuid() == 0:
+            maps[kind] = [[0, 0 if userns else first or unused_ids(), IDS]]
+        elif first and which(f"new{kind}map"):
+            maps[kind] = [[0, own, 1], [1, first, IDS - 1]]
+        else:
+            maps[kind] = [[0, own, 1]]
     return maps
 
 
@@ -1341,49 +1345,46 @@ def subordinate_ids(kind: str) -> int:
     """
     uid = os.geteuid()
     names = [name for name, number, _ in id_ranges("passwd") if number == uid]
-    owners = [*[os.environ.get("SUDO_USER", "")] * (uid == 0), *names, str(uid)]
+    owners = [os.environ.get("SUDO_USER") if uid == 0 else None, *names, str(uid)]
     return next((first for owner in owners for name, first, count in id_ranges(f"sub{kind}")
                  if name == owner and first > 0 and count >= IDS), 0)
 
 
-def id_ranges(file: str) -> "list[tuple[str, int, int]]":
-    """Who has which ids, by a file in /etc: name, first id, how many.
+def id_ranges(*files: str) -> "Iterator[tuple[str, int, int]]":
+    """Who has which ids, by files in /etc: name, first id, how many.
 
     subuid(5) says so. A line of passwd(5) or group(5) has one id, behind a password.
     """
-    return [(name, *((int(first), int(count)) if is_number(first) else (int(count), 1)))
-            for name, first, count, *_ in entries(read(f"/etc/{file}")) if is_number(count)]
+    for file in files:
+        for name, first, count, *_ in entries(read(f"/etc/{file}")):
+            if is_number(count):
+                yield (name, int(first), int(count)) if is_number(first) else (name, int(count), 1)
 
 
 def unused_ids() -> int:
     """The first of 65536 ids that no user or group has, and that nobody was given."""
-    taken = [each for file in ("subuid", "subgid", "passwd", "group") for each in id_ranges(file)]
+    taken = [*id_ranges("subuid", "subgid", "passwd", "group")]
     for first in range(FIRST_ID, LAST_ID - IDS, IDS):
         if all(begin >= first + IDS or first >= begin + count for _, begin, count in taken):
             return first
     raise Failure("no 65536 ids are free outside: give root a range in /etc/subuid and subgid")
 
 
-def capability_numbers() -> "dict[str, int]":
-    """The numbers of all capabilities, by name. Raises Failure without python-prctl."""
+def kept_capabilities(container: "Container") -> "dict[str, int]":
+    """The numbers of the capabilities that the command keeps, by name.
+
+    Raises Failure without python-prctl, and for a name that is none.
+    """
     try:
         import prctl
     except ImportError:
         raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
                       "or pip install python-prctl") from None
-    numbers = {**dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS)), "checkpoint_restore": 40}
+    numbers = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS), checkpoint_restore=40)
     del numbers["last_cap"]  # a limit, not a name
-    return numbers
-
-
-def kept_capabilities(container: "Container") -> "dict[str, int]":
-    """The capabilities that the command keeps, by name. Raises Failure for a name that is none."""
-    numbers = capability_numbers()
     for name in {*container.cap_add, *container.cap_drop} - {*numbers, "all"}:
         raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
-    last = int(read("/proc/sys/kernel/cap_last_cap"))
-    return {name: number for name, number in numbers.items()
-            if number <= last and container.keeps(name)}
+    return {name: number for name, number in numbers.items() if container.keeps(name)}
 
 
 # ── Mounts and paths ─────────────────────────────────────────────────────────────────────────
@@ -1872,7 +1873,7 @@ OCI = """{"ociVersion": "1.0.2",
         {"type": "cgroup"}, {"type": "user"}], "uidMappings": %(uids)s, "gidMappings": %(gids)s,
     "maskedPaths": %(masked)s, "readonlyPaths": %(closed)s, "cgroupsPath": %(cgroup)s,
     "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": %(calls)s,
-        "architectures": ["SCMP_ARCH_%(machine)s"]},
+        "architectures": [%(machine)s]},
     "resources": {"memory": {"limit": %(memory)s, "swap": %(memory)s},
         "pids": {"limit": %(pids_limit)s}, "cpu": {"quota": %(quota)s, "period": %(period)s}}}}"""
 
@@ -1885,97 +1886,99 @@ def spec(words: "list[str]") -> int:
     """
     import json
 
-    host = Host(words, "spec")
-    if host.copy and not host.bundle:
+    container = Container()
+    container.describe(words, "spec")
+    bundle = container.bundle
+    if container.copy and not bundle:
         raise Usage("--copy goes with --bundle DIR")
-    for option in ("init", "rm"):
-        if getattr(host, option):
-            raise Failure(f"--{option} is not in a config.json: engines bring their own")
-    if not root_entries(host.rootfs):
-        raise Failure(f"the root {host.rootfs} is empty; pull fills it")
-    host.find_user()
-    text = json.dumps(oci_config(host), indent=2, ensure_ascii=False)
+    if container.init or container.rm:
+        raise Failure("--init and --rm are not in a config.json: engines bring their own")
+    if not root_entries(container.rootfs):
+        raise Failure(f"the root {container.rootfs} is empty; pull fills it")
+    container.find_user()
+    text = json.dumps(oci_config(container), indent=2, ensure_ascii=False) + "\n"
     try:
-        config = f"{text}\n".encode()
+        data = text.encode()
     except UnicodeEncodeError as error:  # a byte that the command line has, and JSON cannot have
-        raise Failure(f"config.json is UTF-8; {error.object[error.start]!r} is not") from None
-    if not host.bundle:
-        print_all(config)
+        raise Failure(f"config.json is UTF-8; {text[error.start]!r} is not") from None
+    if not bundle:
+        print_all(data)
         return 0
     catch_interrupts()
-    os.makedirs(host.bundle)
+    os.makedirs(bundle)
     try:
-        if host.copy:
-            copy_root(host, f"{host.bundle}/rootfs")
-        with open(f"{host.bundle}/config.json", "wb") as file:
-            file.write(config)
+        if container.copy:
+            copy_root(container, f"{bundle}/rootfs")
+        write(f"{bundle}/config.json", text)
     except BaseException:
-        spawn("rm", "-rf", "--", host.bundle)
+        spawn("rm", "-rf", "--", bundle)
         raise
     return 0
 
 
-def copy_root(host: "Host", target: str) -> None:
+def copy_root(container: "Container", target: str) -> None:
     """Copy a root with its owners shifted, for engines that do not show it through an idmap.
 
     tar(1) follows no link in the root, whatever is changed there meanwhile, and maps the owners.
     """
     os.mkdir(target)
-    for kind, ranges in host.maps.items():
+    for kind, ranges in container.maps.items():
         first = ranges[0][1] * (os.geteuid() == 0)  # else all is the user's
         write(f"{target}.{kind}", "\n".join(f"+{each} +{each + first}" for each in range(IDS)))
     with open(f"{target}.tar", "w+b") as archive:
-        spawn("tar", "--create", "--file", archive.name, "--directory", host.rootfs, "--sparse",
-              *TAR, f"--owner-map={target}.uid", f"--group-map={target}.gid", ".")
+        spawn("tar", "--create", "--file", archive.name, "--directory", container.rootfs,
+              "--sparse", *TAR, f"--owner-map={target}.uid", f"--group-map={target}.gid", ".")
         spawn("rm", "--", archive.name, f"{target}.uid", f"{target}.gid")
         unpack(archive, target)
 
 
-def oci_config(host: "Host") -> "dict[str, Any]":
+def oci_config(container: "Container") -> "dict[str, Any]":
     """The document: OCI, filled in, without what this container has not."""
     import json
 
     binds = [{"destination": target, "type": "bind", "source": source,
               # Only root may take a mount without those below it.
               "options": ["rbind" if os.geteuid() else "bind", "nodev", *["ro"] * read_only]}
-             for source, target, read_only in host.binds]
+             for source, target, read_only in container.binds]
     maps = {f"{kind}s": [{"containerID": inside, "hostID": outside, "size": count}
                          for inside, outside, count in ranges]
-            for kind, ranges in host.maps.items()}
+            for kind, ranges in container.maps.items()}
     facts = {
-        **vars(host), **maps,
-        "root": "rootfs" if host.copy else host.rootfs,
-        "env": [f"{name}={value}" for name, value in host.environment.items()],
-        "others": [] if os.geteuid() else host.groups,  # without root, engines cannot set any
-        "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(host)],
+        **vars(container), **maps,
+        "root": "rootfs" if container.copy else container.rootfs,
+        "env": [f"{name}={value}" for name, value in container.environment.items()],
+        "others": [] if os.geteuid() else container.groups,  # without root, engines cannot set any
+        "kept": [f"CAP_{name.upper()}" for name in kept_capabilities(container)],
         "mounts": [{"destination": target, "type": kind, "source": kind,
-                    "options": words.split(",")} for target, kind, words in host.layout()] + binds,
+                    "options": options.split(",")}
+                   for target, kind, options in container.layout()] + binds,
         "masked": [f"/proc/{name}" for name in MASKED],
         "closed": [f"/proc/{name}" for name in READ_ONLY],
-        "cgroup": f"/{host.cgroup_parent}/oci-{os.urandom(4).hex()}",
-        "calls": oci_seccomp(host),
-        "quota": round(host.cpus * CPU_PERIOD), "period": CPU_PERIOD,
+        "cgroup": f"/{container.cgroup_parent}/oci-{os.urandom(4).hex()}",
+        "calls": oci_seccomp(container),
+        "machine": f"SCMP_ARCH_{os.uname().machine.upper()}",
+        "quota": round(container.cpus * CPU_PERIOD), "period": CPU_PERIOD,
     }
-    filled = {name: json.dumps(value, default=str) for name, value in facts.items()}
-    config: dict[str, Any] = json.loads(OCI % {**filled, "machine": os.uname().machine.upper()})
+    text = OCI % {name: json.dumps(value) for name, value in facts.items()}
+    config: dict[str, Any] = json.loads(text)
     linux = config["linux"]
-    linux["resources"] = {name: limit for name, limit in linux["resources"].items()
-                          if limit.get("limit") or limit.get("quota")}
-    if host.network == "none":
+    linux["resources"] = {name: limits for name, limits in linux["resources"].items()
+                          if 0 not in limits.values()}
+    if container.network == "none":
         linux["namespaces"].append({"type": "network"})
-    if host.security_opt:
+    if container.security_opt:
         del linux["seccomp"]
-    if host.cgroup_parent == "none":
+    if container.cgroup_parent == "none":
         del linux["cgroupsPath"]
     return config
 
 
-def oci_seccomp(host: "Host") -> "list[dict[str, Any]]":
+def oci_seccomp(container: "Container") -> "list[dict[str, Any]]":
     """The same rules as compile_seccomp()'s. (runc itself closes calls that nobody knows yet.)"""
     return [{"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": action & 0xFFFF,
              "args": [{"index": argument, "value": mask, "valueTwo": value,
                        "op": "SCMP_CMP_MASKED_EQ"}] * (mask != 0)}
-            for action, name, argument, mask, value in seccomp_rules(host)]
+            for action, name, argument, mask, value in seccomp_rules(container)]
 
 
 # ── pull: a root to begin with ───────────────────────────────────────────────────────────────
@@ -1992,7 +1995,8 @@ CURL = """prlimit --fsize=1073741824 curl --show-error --fail --location --proto
     --max-redirs 10 --max-filesize 1073741824 --connect-timeout 30 --speed-time 30
     --output download"""
 TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
-BUSYBOX_FOLDERS = "bin dev etc home proc root sbin sys tmp var/tmp"
+BUSYBOX_FOLDERS = """root/bin root/dev root/etc root/home root/proc root/root root/sbin root/sys
+    root/tmp root/var root/var/tmp"""
 BUSYBOX_FILES = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
@@ -2006,15 +2010,15 @@ BUSYBOX_FILES = {
 def is_trusted(path: str) -> bool:
     """Whether only root, or who called sudo, can have made a file, or can make others in it."""
     status = os.lstat(path)
-    ours = status.st_uid in (0, os.geteuid(), int(os.environ.get("SUDO_UID", 0)))
+    ours = str(status.st_uid) in ("0", str(os.geteuid()), os.environ.get("SUDO_UID"))
     writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
     return ours and not writable
 
 
-def root_entries(path: str) -> "list[str]":
+def root_entries(path: str) -> "set[str]":
     """What is in a root, but for the file that keeps an empty alpine-fs in git. Raises Failure."""
     try:
-        return [name for name in os.listdir(path) if name != ".gitignore"]
+        return {*os.listdir(path)} - {".gitignore"}
     except OSError as error:
         way_out = "; pull makes one" if error.errno == errno.ENOENT else ""
         raise Failure(f"the root {path}: {error.strerror}{way_out}") from None
@@ -2026,17 +2030,16 @@ def pull(words: "list[str]") -> int:
     words: [OPTIONS] [FILE|URL]. Raises Failure, with what was there left as it was.
     """
     options, sources = parse(words, "pull")
-    if len(sources) > 1 or sources and (options["busybox"] or not sources[0]):
-        raise Usage("one FILE or URL at the most")
+    if len(sources) + options["busybox"] > 1:
+        raise Usage("one of FILE, URL and --busybox at the most")
     if options["sha256"] and not sources:
         raise Usage("--sha256 goes with FILE or URL")
-    path, source = root_path(options["rootfs"]), "".join(sources)
+    path = root_path(options["rootfs"])
     if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    if source and "://" not in source:
-        source = os.path.abspath(source)
+    sources = [each if "://" in each else os.path.abspath(each) for each in sources]
     replace_root(path, fill_from_busybox if options["busybox"] else
-                 lambda: fill_from(source, options["sha256"]))
+                 lambda: fill_from(*sources, sha256=options["sha256"]))
     return 0
 
 
@@ -2071,29 +2074,29 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
             write("root/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
-        spawn("rm", "-rf", "--", "root")
         os.fchdir(parent)
         spawn("rm", "-rf", "--", temporary)
 
 
-def check_root(root: str) -> None:
-    """Raise Failure for what is not a root, but something that a root can be made of."""
-    names, folder, usual = root_entries(root), "", {"bin", "sbin", "usr"}
+def check_root() -> None:
+    """Raise Failure if "root" is not a root, but something that a root can be made of."""
+    names, folder, usual = root_entries("root"), "", {"bin", "sbin", "usr"}
     if not names:
         raise Failure("there is nothing in it")
-    if usual.isdisjoint(names):
-        if {"oci-layout", "manifest.json"} & {*names}:
-            raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
-                          "root of it, and so do `skopeo copy` and `umoci unpack`")
-        while len(names) == 1 and usual.isdisjoint(names):
-            folder += f"{names[0]}/"
-            names = quietly(os.listdir, f"{root}/{folder}") or []
-        if folder and not usual.isdisjoint(names):
-            raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
-                          f"tar -C {folder}")
+    if names & usual:
+        return
+    if names & {"oci-layout", "manifest.json"}:
+        raise Failure("it is an image, not a root: `docker create` and `docker export` make a "
+                      "root of it, and so do `skopeo copy` and `umoci unpack`")
+    while len(names) == 1 and not names & usual:
+        folder += f"{names.pop()}/"
+        names = {*(quietly(os.listdir, f"root/{folder}") or ())}
+    if names & usual:
+        raise Failure(f"all of it is in one folder, {folder}: pack what is in that, with "
+                      f"tar -C {folder}")
 
 
-def fill_from(source: str = "", sha256: str = "") -> None:
+def fill_from(source: str = "", *, sha256: str = "") -> None:
     """Unpack a FILE, a URL, or by default Alpine's mini root file system, into "root".
 
     sha256: 64 hexadecimal digits, checked before a byte is unpacked; or empty, for no check.
@@ -2104,17 +2107,13 @@ def fill_from(source: str = "", sha256: str = "") -> None:
         machine = os.uname().machine
         source = ALPINE.format(machine)
         sha256 = ALPINE_SHA256.get(machine, "one that is known here; give pull a FILE or a URL")
-    archive = source
-    if "://" in source:
-        archive = "download"
-        download(source)
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 and found != sha256.lower():
-            raise Failure(f"{source}: nothing was unpacked: its SHA-256 is {found}, not {sha256}")
+    with open(download(source) if "://" in source else source, "rb") as archive:
         try:
-            unpack(file, "root")
-            check_root("root")
+            found = hashlib.file_digest(archive, "sha256").hexdigest()
+            if sha256 and found != sha256.lower():
+                raise Failure(f"its SHA-256 is {found}, not {sha256}")
+            unpack(archive, "root")
+            check_root()
         except Failure as failure:
             raise Failure(f"{source} is not unpacked: {failure}") from None
 
@@ -2122,17 +2121,17 @@ def fill_from(source: str = "", sha256: str = "") -> None:
 def unpack(archive: "BinaryIO", root: str) -> None:
     """Unpack with the system's tar, which never writes outside of root. Raises Failure.
 
-    Device nodes go: on the host's disk they would be the host's.
+    For root it keeps the owners, for others it makes all theirs: that is tar's way. Device nodes
+    go: on the host's disk they would be the host's.
     """
     os.set_inheritable(archive.fileno(), True)
-    owner = "--same-owner" if os.geteuid() == 0 else "--no-same-owner"
     spawn("tar", "--extract", "--file", f"/dev/fd/{archive.fileno()}", "--directory", root,
-          *TAR, "--same-permissions", owner, "--anchored", "--exclude=./dev/*", "--exclude=dev/*")
+          *TAR, "--same-permissions", "--anchored", "--exclude=./dev/*", "--exclude=dev/*")
     spawn("find", root, "(", "-type", "b", "-o", "-type", "c", ")", "-delete")
 
 
-def download(url: str) -> None:
-    """Download with curl, with a progress bar on a terminal.
+def download(url: str) -> str:
+    """Download with curl, with a progress bar on a terminal. Returns the file's path.
 
     Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
     """
@@ -2143,17 +2142,16 @@ def download(url: str) -> None:
             raise Failure(f"{url} cannot be downloaded: {failure}") from None
         raise NoNetwork(f"{url} cannot be downloaded: {failure}; three ways out: a network, "
                         "pull FILE, or pull --busybox (apt install busybox-static)") from None
+    return "download"
 
 
 def fill_from_busybox() -> None:
     """A small root: busybox under the names of all its applets, and the files that it expects."""
-    busybox = which("busybox") or "/dev/null"
-    with open(busybox, "rb") as file:
-        head = file.read(4096)
-    if not head or b"/ld-" in head:  # the name of its loader
+    busybox = which("busybox")
+    head = read(busybox)[:4096]
+    if not head or "/ld-" in head:  # the name of its loader
         raise Failure("there is no static busybox; apt install busybox-static")
-    for folder in BUSYBOX_FOLDERS.split():
-        os.makedirs(f"root/{folder}")
+    spawn("mkdir", *BUSYBOX_FOLDERS.split())
     os.chmod("root/root", 0o700)
     spawn("chmod", "1777", "root/tmp", "root/var/tmp")
     spawn("cp", "--", busybox, "root/bin/busybox")
@@ -2846,13 +2844,6 @@ TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGPIPE,
                  _signal.SIGURG}
 FORWARDED = _signal.valid_signals() - NOT_FORWARDED
-
-
-
-def give_help(command: str) -> "NoReturn":
-    """Print the help for a command, or for all of them, and end. Raises Failure."""
-    print_all(help_for(command if command in COMMANDS else "").encode())
-    os._exit(0)
 
 
 def main() -> "NoReturn":
