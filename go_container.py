@@ -517,8 +517,8 @@ def say_go(host: "Host") -> None:
 def sweep_leaves(host: "Host") -> None:
     """Remove leaves of runs that were killed together with their guard: nobody locks them."""
     for cgroup in host.cgroups[:1]:
-        for name in os.listdir(cgroup.parent):
-            if name.startswith("run-") and (orphan := lock(name, cgroup.parent)) >= 0:
+        for name in os.listdir(cgroup.path):
+            if name.startswith("run-") and (orphan := lock(f"{cgroup.path}/{name}")) >= 0:
                 remove_leaves(host.cgroups, name, patience=0)
                 os.close(orphan)
 
@@ -1553,7 +1553,7 @@ class Cgroup:
             except PermissionError:
                 raise Failure(f"cgroup {self.path} is not yours: sudo ./cgroup.sh hands it to its "
                               "caller, --cgroup-parent none does without limits") from None
-            ours = lock(self.leaf) >= 0 and mode_of(self.leaf)  # else it was swept before: again
+            ours = lock(self.leaf) >= 0  # else it was swept before: again
 
     def limit(self, value: int) -> None:
         """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD.
@@ -2651,7 +2651,7 @@ def quietly(call: "Callable[..., Any]", *arguments: "Any") -> "Any":
         return None
 
 
-def lock(path: str, folder: "int | None" = None) -> int:
+def lock(path: str) -> int:
     """Open a directory and lock it; -1 if somebody holds it, or if it is not there; flock(2).
 
     Somebody else may have removed it meanwhile, and its owner have made another of that name.
@@ -2660,9 +2660,9 @@ def lock(path: str, folder: "int | None" = None) -> int:
 
     fd = -1
     try:
-        fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), os.stat(path, dir_fd=folder)):
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
             return fd
     except (FileNotFoundError, BlockingIOError):
         pass
@@ -2671,13 +2671,13 @@ def lock(path: str, folder: "int | None" = None) -> int:
     return -1
 
 
-def read(path: str, folder: "int | None" = None, flags: int = 0) -> str:
+def read(path: str, flags: int = 0) -> str:
     """A small file's text, without the line end; empty if there is no such file.
 
-    folder: what path is relative to. flags: more of open(2)'s. Other errors are errors.
+    flags: more of open(2)'s. Other errors are errors.
     """
     try:
-        with open(os.open(path, flags | os.O_NONBLOCK, dir_fd=folder), "rb", 0) as file:
+        with open(os.open(path, flags | os.O_NONBLOCK), "rb", 0) as file:
             return os.fsdecode(file.read()).strip()
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return ""
