@@ -1680,11 +1680,8 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
 
 def in_foreground() -> bool:
     """Whether we may read from the terminal that we are at: job control, credentials(7)."""
-    for fd in filter(os.isatty, range(3)):
-        group = quietly(os.tcgetpgrp, fd)  # None: it is not our controlling terminal
-        if group is not None:
-            return bool(group == os.getpgrp())
-    return True
+    groups = {quietly(os.tcgetpgrp, fd) for fd in range(3)}  # None: not our controlling terminal
+    return groups <= {None, os.getpgrp()}
 
 
 class Terminal:
@@ -1695,7 +1692,7 @@ class Terminal:
 
     is_open = False  # the container's, and run relays it
     master = slave = -1
-    thread: "Any" = None  # a socket; its end: the thread has shown everything; ours: hang up
+    thread = -1  # a pipe; its end: the thread has shown everything; ours: hang up
     typed = b""  # on the way to the container
     keyboard = False  # the caller's is ours to read
     trouble: "OSError | None" = None  # from writing to standard output
@@ -1729,9 +1726,8 @@ class Terminal:
         self.is_open, self.master, self.slave = True, master, slave
         self.resize()
 
-    def show(self, run: "_socket.socket") -> None:
+    def show(self, master: int, end: int) -> None:
         """In a thread, since writing may block: what the container writes, to standard output."""
-        master, end = self.master, run.fileno()
         try:
             while True:
                 happened = wait({master: POLLIN, end: 0})
@@ -1741,29 +1737,29 @@ class Terminal:
         except OSError as error:
             self.trouble = error
         os.close(master)  # a hang-up for whoever still has the other end open
-        run.close()
+        os.close(end)
 
     def take(self) -> None:
         """Take the caller's terminal, if it is ours to take: hand every key to the container."""
-        self.keyboard = self.is_open and os.isatty(0) and in_foreground()
+        self.keyboard = self.is_open and self.original is not None and in_foreground()
         if self.keyboard:
             self.change(None, self.raw)
             self.resize()
-        if self.is_open and not self.thread:  # not before: what is shown would be changed
+        if self.is_open and self.thread < 0:  # not before: what is shown would be changed
             import _thread
 
-            self.thread, ours = _socket.socketpair()
+            self.thread, end = os.pipe()
             try:
-                _thread.start_new_thread(self.show, (ours,))
+                _thread.start_new_thread(self.show, (self.master, end))
             except RuntimeError as error:  # clone(2): EAGAIN, ENOMEM
                 raise Failure(f"-t: {error}; see ulimit -u, ulimit -v and free") from None
 
     def in_background(self) -> bool:
         """Whether the keyboard is somebody else's; take it as soon as it is ours: `fg` in bash
         sends no signal to a job that runs."""
-        if self.is_open and self.original and not self.keyboard and in_foreground():
+        if not self.keyboard:
             self.take()
-        return self.is_open and bool(self.original) and not self.keyboard
+        return self.is_open and self.original is not None and not self.keyboard
 
     def give_back(self) -> None:
         """Give the caller's terminal its attributes back, if it is as take() has made it."""
@@ -1789,13 +1785,13 @@ class Terminal:
         if not self.is_open:
             return {}
         keys = {self.master: POLLOUT} if self.typed else {0: POLLIN} if self.keyboard else {}
-        return {self.thread.fileno(): 0, **keys}
+        return {self.thread: 0, **keys}
 
     def relay(self, happened: "dict[int, int]") -> bool:
         """Move keys to the container. Returns False when the terminal ended before PID 1."""
         if not self.is_open:
             return True
-        ended = self.thread.fileno() in happened
+        ended = self.thread in happened
         if 0 in happened:
             self.typed = quietly(os.read, 0, 4096) or b""
             self.keyboard = bool(self.typed)
@@ -1803,7 +1799,7 @@ class Terminal:
         if self.typed:
             self.typed = self.typed[quietly(os.write, self.master, self.typed) or 0:]
         if ended:
-            self.thread.close()
+            os.close(self.thread)
             self.is_open = False
         return not ended or self.slave < 0  # PID 1 has ended, too
 
