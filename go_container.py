@@ -1813,7 +1813,8 @@ class Terminal:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
         import termios
 
-        for fd in list(filter(os.isatty, (0, 1)))[:1]:
+        fd = 0 if os.isatty(0) else 1
+        if self.slave >= 0 and os.isatty(fd):  # and PID 1 has not ended
             termios.tcsetwinsize(self.slave, termios.tcgetwinsize(fd))
 
     def check(self) -> None:
