@@ -153,12 +153,12 @@ def perform(process: str, side: "Host | Inside") -> None:
             if lesson:
                 lesson.tell_step(step)
     except Exception as error:
-        failure = as_failure(error)
+        text, code = what_failed(error)
         if isinstance(error, OSError):
-            failure = Failure(f"{doing}{failure}")
+            text = f"{doing}{text}"
         if process == "host":
-            raise failure from None
-        send(side.socket, f"failed {failure.code} {failure}")
+            raise Failure(text, code) from None
+        send(side.socket, f"failed {code} {text}")
         os._exit(125)
 
 
@@ -1465,7 +1465,7 @@ def attach_inside(fd: int, path: str, what: str) -> None:
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         libc("move_mount", fd, "", at, "", flags)
     except OSError as error:
-        raise Failure(f"{what}: nothing can be mounted there: {words_of(error)}") from None
+        raise Failure(f"{what}: nothing can be mounted there: {what_failed(error)[0]}") from None
     os.close(at)
     os.close(fd)
 
@@ -2572,8 +2572,15 @@ SWITCHES = {  # that keep user namespaces from normal users
 }
 
 
-def words_of(error: "OSError") -> str:
-    """What failed, on which path, the kernel's reason, and what the user can do about it."""
+def what_failed(error: "Exception") -> "tuple[str, int]":
+    """What any error comes to: one line, never a traceback, and the exit code.
+
+    Of the kernel's: what failed, on which path, its reason, and what the user can do about it.
+    """
+    if isinstance(error, Failure):
+        return str(error), error.code
+    if not isinstance(error, OSError):
+        return f"internal error: {error!r}", 125  # a defect of this file
     name = errno.errorcode.get(error.errno or 0, "").replace("EACCES", "EPERM")
     text = f"{error.filename}: " * isinstance(error.filename, str) + f"{error.strerror}"
     call = f"{(error.strerror or '').partition(':')[0]} {name}"
@@ -2581,16 +2588,7 @@ def words_of(error: "OSError") -> str:
     for switch, forbidden in SWITCHES.items():
         if call == "unshare EPERM" and read(switch) == forbidden:
             hint = f"normal users may not make user namespaces: sudo, or change {switch}"
-    return f"{text}; {hint}" if hint else text
-
-
-def as_failure(error: "Exception") -> "Failure":
-    """Any error as one of ours: one line, never a traceback."""
-    if isinstance(error, OSError):
-        return Failure(words_of(error))
-    if isinstance(error, Failure):
-        return error
-    return Failure(f"internal error: {error!r}")  # a defect of this file
+    return f"{text}; {hint}" if hint else text, 125
 
 
 def printable(text: str) -> str:
@@ -2600,7 +2598,7 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """One line on standard error. If nobody listens, the exit code still says it."""
-    quietly(os.write, 2, f"{printable(f'go_container: {text}')}\n".encode())
+    write_lines(printable(f"go_container: {text}"))
 
 
 def print_lines(lines: "list[str]") -> None:
@@ -2871,11 +2869,10 @@ def main() -> "NoReturn":
             raise Usage(f"{name or 'a command'}: not run, pull, spec or inspect")
         code = commands[name](words)
     except Exception as error:
-        failure = as_failure(error)
-        code = failure.code
-        if str(failure):  # it has none when a signal ended run
-            say(str(failure))
-        if isinstance(failure, Usage):
+        text, code = what_failed(error)
+        if text:  # there is none when a signal ended run
+            say(text)
+        if isinstance(error, Usage):
             quietly(os.write, 2, usage_of(name).encode())
     os._exit(code)  # there is nothing to tear down; 2 ms less than doing so
 
