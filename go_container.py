@@ -976,8 +976,8 @@ def load_seccomp(inside: "Inside") -> None:
 
     seccomp(2), SECCOMP_MODE_FILTER.
     """
-    program = FilterProgram(len(inside.filter) // 8, inside.filter)
-    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.byref(program))
+    program = struct(8, len(inside.filter) // 8) + bytes(CString(inside.filter))  # its address
+    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program)  # struct sock_fprog
 
 
 def start_init(inside: "Inside") -> None:
@@ -2713,8 +2713,8 @@ def which(name: str) -> str:
     return ""
 
 
-def spawn(*command: str) -> str:
-    """Run a program of the host's. Returns what it printed. Raises Failure with its first words.
+def spawn(*command: str) -> None:
+    """Run a program of the host's. Raises Failure with its first words.
 
     curl's progress bar goes to standard error: that is the caller's then.
     """
@@ -2728,7 +2728,6 @@ def spawn(*command: str) -> str:
         limit = "; a file got too large: see ulimit -f" * (status == -_signal.SIGXFSZ)
         words = [line for line in done.stdout.split("\n") if "tar: Removing leading" not in line]
         raise Failure(words[0] or f"{command[0]}: exit code {status}{limit}", status=status)
-    return done.stdout
 
 
 def reap(pid: int) -> int:
@@ -2756,12 +2755,6 @@ class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
 
 class CString(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
-
-
-class FilterProgram(_ctypes.Structure):
-    """struct sock_fprog of seccomp(2)."""
-
-    _fields_ = [("length", Long), ("instructions", CString)]
 
 
 class CFunction(_ctypes.CFuncPtr):
@@ -2845,9 +2838,8 @@ AF_ALG, AF_VSOCK, PER_LINUX32, UNAME26 = 38, 40, 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 # As docker run does: all but what cannot be held, and what tells of our own children and pipes.
-NOT_FORWARDED = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGPIPE,
-                 _signal.SIGURG}
-FORWARDED = _signal.valid_signals() - NOT_FORWARDED
+FORWARDED = _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD,
+                                       _signal.SIGPIPE, _signal.SIGURG}
 
 
 
