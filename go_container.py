@@ -2582,13 +2582,14 @@ def what_failed(error: "Exception") -> "tuple[str, int]":
     if not isinstance(error, OSError):
         return f"internal error: {error!r}", 125  # a defect of this file
     name = errno.errorcode.get(error.errno or 0, "").replace("EACCES", "EPERM")
-    text = f"{error.filename}: " * isinstance(error.filename, str) + f"{error.strerror}"
-    call = f"{(error.strerror or '').partition(':')[0]} {name}"
+    reason = error.strerror or str(error)
+    call = f"{reason.partition(':')[0]} {name}"
     hint = HINTS.get(call) or HINTS.get(name)
     for switch, forbidden in SWITCHES.items():
         if call == "unshare EPERM" and read(switch) == forbidden:
             hint = f"normal users may not make user namespaces: sudo, or change {switch}"
-    return f"{text}; {hint}" if hint else text, 125
+    path = f"{error.filename}: " * isinstance(error.filename, str)
+    return path + reason + (f"; {hint}" if hint else ""), 125
 
 
 def printable(text: str) -> str:
