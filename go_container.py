@@ -1547,7 +1547,7 @@ class Cgroup:
         ours = mode_of(self.leaf)  # with another controller of version 2
         while not ours:
             try:
-                os.mkdir(self.leaf, 0o755)
+                os.mkdir(self.leaf)
             except FileExistsError:
                 pass
             except PermissionError:
@@ -1574,10 +1574,6 @@ class Cgroup:
         else:
             write(f"{self.leaf}/cgroup.procs", str(pid))
 
-    def max(self, folder: str) -> float:
-        """The limit of the leaf, or of what was prepared, as the kernel has it now."""
-        return number_in(f"{folder}/{self.limit_file}")
-
     def peak(self) -> float:
         """The most that the leaf has had at once."""
         return number_in(f"{self.leaf}/{self.peak_file}")
@@ -1593,14 +1589,14 @@ class Cgroup:
         may have been another container's: this one is named only if it had several processes,
         so that it did fork.
         """
-        limit, above = self.max(self.leaf), self.max(self.path)
-        own = limit <= self.peak() and limit < above
-        hits = number_in(f"{self.leaf}/{self.events}", self.key)
-        if not hits and self.peak() > 1:
-            hits, own = self.refused_above() - self.before, False
+        limit, above = [number_in(f"{folder}/{self.limit_file}")
+                        for folder in (self.leaf, self.path)]  # as the kernel has them now
+        hits, peak = number_in(f"{self.leaf}/{self.events}", self.key), self.peak()
         whose, unit, text = LIMITS[self.controller]
-        if not own:
+        if not hits or peak < limit or limit >= above:  # its own was not the one that it met
             limit, whose = above, f"cgroup {os.path.basename(self.path)}"
+        if not hits and peak > 1:
+            hits = self.refused_above() - self.before
         text = text.format(limit / unit, hits, whose).replace(" 1 times", " once")
         return text.replace(" 1 processes", " 1 process") * (hits > 0)
 
@@ -1635,7 +1631,7 @@ def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
             except Failure as failure:
                 raise Failure(f"there is no cgroup {name}: {failure}; --cgroup-parent none runs "
                               "without limits") from None
-        cgroup.parent = os.open(cgroup.path, os.O_RDONLY | os.O_DIRECTORY)
+        cgroup.parent = os.open(cgroup.path, os.O_DIRECTORY)
         cgroups.append(cgroup)
     return cgroups
 
