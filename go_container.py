@@ -1617,10 +1617,7 @@ def open_cgroups(name: str, cpu: bool) -> "list[Cgroup]":
     # In version 2, what was prepared limits processors without being named in the leaf.
     cpu = cpu or found.get("cpu", (2, ""))[0] == 1
     for controller in ("pids", "memory", *["cpu"] * cpu):
-        if controller not in found:
-            raise Failure(f"the kernel offers no cgroup controller for {controller}; "
-                          "--cgroup-parent none runs without limits")
-        version, top = found[controller]
+        version, top = found.get(controller, (2, ""))  # if it is missing, cgroup.sh says so
         if version == 2 and os.geteuid() != 0:  # a normal user's is in a subtree of theirs
             top += cgroup_of("self", "").removesuffix("/launcher")
         cgroup = Cgroup(controller, version, f"{top}/{name}")
