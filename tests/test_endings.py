@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
@@ -159,6 +159,21 @@ def test_nothing_is_left_when_the_terminal_goes_away_during_the_start(terminal, 
         time.sleep(moment)
         container.hang_up()
         assert container.is_gone(1), moment
+    assert not leaves(parent)
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 50, 5))
+def test_nothing_is_left_when_the_terminal_goes_away_before_it_is_taken(
+    terminal, parent, milliseconds
+):
+    """run has looked at the terminal, and is not there when it goes."""
+    container = terminal("cat", deaf_shell=True)
+    assert wait_until(lambda: len(container.processes()) > 1)
+    time.sleep(milliseconds / 1000)
+    container.signal(SIGSTOP)
+    container.hang_up()
+    container.signal(SIGCONT)
+    assert container.is_gone(2)
     assert not leaves(parent)
 
 

@@ -219,6 +219,16 @@ def test_a_resize_during_the_start_is_not_lost(terminal, milliseconds):
     assert caller.wait() == 0
 
 
+def test_a_new_size_after_the_end_does_not_change_the_code(terminal):
+    """What it wrote last is still shown then, to a reader that is slow."""
+    caller = terminal("-t", "sh", "-c", "head -c 66000 /dev/zero; exit 3", pipes=[1])
+    time.sleep(1)  # more than the pipe takes: run waits for the reader, and PID 1 has ended
+    caller.resize(44, 99)
+    time.sleep(0.2)
+    assert len(caller.piped(1)) == 66000
+    assert caller.wait() == 3
+
+
 # --- A shell on it -----------------------------------------------------------------------------
 
 
