@@ -1467,7 +1467,11 @@ def attach_inside(fd: int, path: str, what: str) -> None:
 def openat2(folder: int, path: str, resolve: int) -> int:
     """An O_PATH descriptor of a path; openat2(2). resolve: RESOLVE_*, what is not followed."""
     how = struct(8, os.O_PATH | os.O_CLOEXEC, 0, resolve)
-    return libc("syscall", OPENAT2, folder, path, how, len(how))
+    while True:
+        try:
+            return libc("syscall", OPENAT2, folder, path, how, len(how))
+        except BlockingIOError:  # EAGAIN: something was renamed meanwhile, wherever that was
+            pass
 
 
 def read_inside(root: str, path: str) -> str:
@@ -1476,20 +1480,21 @@ def read_inside(root: str, path: str) -> str:
     Links are resolved inside the root, as the container sees them: one that a container has made
     leads nowhere else.
     """
-    folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    opened = [os.open(root, os.O_PATH | os.O_DIRECTORY)]
     try:
-        fd = openat2(folder, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        status = os.fstat(fd)
+        opened.append(openat2(opened[0], path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
+        status = os.fstat(opened[1])
         ours = os.geteuid() in (0, status.st_uid)  # who may leave no trace of reading: --rm
         if stat.S_ISREG(status.st_mode):
-            return read(f"/proc/self/fd/{fd}", flags=os.O_NOATIME * ours)
+            return read(f"/proc/self/fd/{opened[1]}", flags=os.O_NOATIME * ours)
         return ""
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return ""
         raise
     finally:
-        os.close(folder)
+        for fd in opened:
+            os.close(fd)
 
 
 # ── cgroups, both versions; cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst ──
@@ -1800,9 +1805,12 @@ class Terminal:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
         import termios
 
-        fd = 0 if os.isatty(0) else 1
-        if self.slave >= 0 and os.isatty(fd):  # and PID 1 has not ended
-            termios.tcsetwinsize(self.slave, termios.tcgetwinsize(fd))
+        try:
+            if self.slave >= 0:  # PID 1 has not ended
+                size = termios.tcgetwinsize(0 if os.isatty(0) else 1)
+                termios.tcsetwinsize(self.slave, size)
+        except termios.error:  # neither is a terminal, or it has just gone
+            pass
 
     def check(self) -> None:
         """Raise Failure if standard output has not taken everything."""
@@ -2444,9 +2452,9 @@ def kernel_view(pid: str) -> "dict[str, str]":
         version, top = found.get(controller, (2, ""))
         path = cgroup_of(pid, controller if version == 1 else "")
         view[f"{controller} cgroup"] = path
-        cgroup, limit = Cgroup(controller, version, path), float("inf")
+        file, limit = FILES[controller, version].split()[0], float("inf")
         while path.strip("/"):
-            limit = min(limit, cgroup.max(f"{top}{path}"))
+            limit = min(limit, number_in(f"{top}{path}/{file}"))
             path = os.path.dirname(path)
         text = f"{limit / (1 << 20):.4g} MB" if controller == "memory" else f"{limit:.0f}"
         view[f"{controller} limit"] = text if limit < 1 << 62 else "none"  # version 1 has a number
