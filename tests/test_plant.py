@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
-from containers import PATIENCE, TOOLS
+from containers import PATIENCE, REPOSITORY, TOOLS
 
 pytestmark = pytest.mark.once
 
@@ -36,3 +37,10 @@ def test_a_fault_that_tests_let_through_is_named_and_another_is_not(place):
 @pytest.mark.parametrize("tests", ["no such test", "(", "garbage and a_normal_user and umask"])
 def test_a_fault_that_no_test_looks_at_is_no_fault_let_through(place, tests):
     assert plant(place, ("a name", "mkdir -m 1750", tests)).returncode == 2
+
+
+def test_every_fault_of_the_list_can_be_planted():
+    faults = tomllib.loads((TOOLS / "plant.toml").read_text())["fault"]
+    times = {each["name"]: (REPOSITORY / each["file"]).read_text().count(each["old"])
+             for each in faults}  # fmt: skip
+    assert {name: count for name, count in times.items() if count != 1} == {}
