@@ -700,15 +700,17 @@ def pass_on(host: "Host", number: int) -> None:
 
 
 def hear_pasta(host: "Host") -> None:
-    """Keep what pasta says last. Its end is an error until the command begins; then one line."""
+    """Keep what pasta says. Its end is an error until the command begins, and one line later."""
     for fd in host.pasta_says:
         if said := os.read(fd, 4096):
-            host.pasta_said = os.fsdecode(said).strip().split("\n")[-1] or host.pasta_said
+            host.pasta_said = f"{host.pasta_said}{os.fsdecode(said)}"[-1000:]
             return
     host.pasta_says = {}
+    lines = [line for line in host.pasta_said.split("\n") if line and "syslog" not in line]
+    text = "; ".join(["pasta has ended", *lines])
     if not host.executing:
-        raise Failure(f"--network pasta: {host.pasta_said or 'pasta has ended'}")
-    say(f"pasta has ended; the container has no network any more. {host.pasta_said}".rstrip())
+        raise Failure(f"--network pasta: {text}")
+    say(f"{text}; the container has no network any more")
 
 
 def forward(host: "Host", number: int) -> None:
