@@ -26,6 +26,7 @@ processes, then their steps in the order in which the stories tell them, then th
 
 One AF_UNIX socketpair carries the messages, and descriptors with them (SCM_RIGHTS, unix(7)).
 Every receive checks for end of file: so each side learns that the other one has died.
+(With --network pasta, run has one more child: start_pasta() tells of it.)
 """
 
 import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _socket, _ctypes
@@ -75,7 +76,8 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
             "2 FORK",
             fork_middle, meet_pid_1,
             "3 THE HOST PREPARES, while Python starts in PID 1",
-            make_leaf, map_ids, *[clone_mounts] * (os.geteuid() == 0), open_streams,
+            map_ids, *[start_pasta] * (it.network == "pasta"), make_leaf,
+            *[clone_mounts] * (os.geteuid() == 0), open_streams,
             *[compile_seccomp] * seccomp, say_go, sweep_leaves, await_exec,
             supervise, report_limits, dismiss_guard,
         ],
@@ -86,7 +88,7 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
             join_cgroup, join_session, become_root, set_hostname,
             *[start_loopback] * (it.network == "none"),
             leave_host_mounts, *[lay_over_root] * it.rm, make_dev, make_proc,
-            *[open_terminal] * it.has_terminal,
+            *[open_terminal] * it.has_terminal, *[await_network] * (it.network == "pasta"),
             enter_root, mount_volumes, enter_workdir,
             "5 GIVE UP POWERS",
             drop_privileges, reset_process, *[load_seccomp] * seccomp,
@@ -174,6 +176,9 @@ NAMES = {  # files in /etc that are the container's own, if the root has them
     "hostname": "{0}\n",
     "hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{1}\n",
 }
+PASTA = ("--quiet --foreground --config-net --no-map-gw --tcp-ns=none --udp-ns=none "
+         "--netns=/proc/self/fd/0 --netns-only --no-netns-quit")  # of 2023 and later
+PASTA_DNS = "169.254.1.1"  # of no host: what is asked there, pasta asks the host's name server
 NODES = "null zero full random urandom tty".split()  # the host's, shown in /dev
 LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1",
          "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
@@ -184,6 +189,7 @@ READ_ONLY = "bus fs irq sys sysrq-trigger".split()
 
 IDS = 65536  # user and group ids in a container: 0–65535
 FIRST_ID = 100000  # what 0 inside is outside, unless /etc/subuid says otherwise
+NOBODY = 65534
 LAST_ID = (1 << 31) - 1  # as in podman; 4294967295 means "no change" to setresuid(2)
 
 # What a container may take of the kernel's objects that are counted for the user who made it,
@@ -237,7 +243,7 @@ class Container:
     command, environment; has_terminal (of its own); rootfs, own_root (the default one);
     uid, gid, groups; maps ("uid", "gid": first inside, first outside, how many);
     ids (how many there are inside); binds (what of the host's is shown: source, target,
-    read-only); shares (files in /proc/sys/user, and what to write there).
+    read-only); files (in /etc, of the container's own); sysctls (what to write in /proc/sys).
     """
 
     if TYPE_CHECKING:
@@ -258,7 +264,15 @@ class Container:
         for target in targets:
             if targets.count(target) > 1:
                 raise Failure(f"--volume: two for {target}")
-        if self.network == "host" and RESOLV_CONF not in targets and mode_of(RESOLV_CONF, True):
+        if self.publish and self.network != "pasta":
+            raise Failure("--publish goes with --network pasta; with the host's network, the "
+                          "command's ports are the host's")
+        self.files = dict(NAMES)
+        servers = {line.split()[-1] for line in read(RESOLV_CONF).split("\n")
+                   if line.startswith("nameserver")}
+        if self.network == "pasta" and {server[:4] for server in servers} == {"127."}:
+            self.files["resolv.conf"] = f"nameserver {PASTA_DNS}\n"
+        elif self.network != "none" and RESOLV_CONF not in targets and mode_of(RESOLV_CONF, True):
             self.binds.append((RESOLV_CONF, RESOLV_CONF, True))
         self.own_root = not options["rootfs"]
         self.rootfs = root_path(options["rootfs"])
@@ -266,7 +280,11 @@ class Container:
             not self.interactive and os.isatty(0) and os.isatty(1) and in_foreground())
         self.maps = id_maps(self.userns)
         self.ids = min(sum(count for _, _, count in ranges) for ranges in self.maps.values())
-        self.shares = {name: int(read(f"/proc/sys/user/{name}") or 0) // SHARE for name in SHARED}
+        self.sysctls = {f"user/{name}": str(int(read(f"/proc/sys/user/{name}") or 0) // SHARE)
+                        for name in SHARED}
+        if self.network == "pasta":  # as in docker: for every user inside
+            self.sysctls["net/ipv4/ip_unprivileged_port_start"] = "0"
+            self.sysctls["net/ipv4/ping_group_range"] = f"0 {self.ids - 1}"
 
     def find_user(self) -> None:
         """Whom the command runs as, looked up in the root's own passwd(5) and group(5).
@@ -297,8 +315,11 @@ class Host(Container):
     # socket: to the container side; in the middle: to run. signals: a signalfd with what was sent
     # to run. lifeline, alive: a pipe, the guard reads, and only run has the end to write to.
     # middle: its pid, until it is reaped. pid_1: as the host sees it. code: a pipe to PID 1.
+    # pasta: its pid, if there is one; pasta_says: to wait for its standard error, a pipe.
     socket: "_socket.socket"
     signals = lifeline = alive = code = middle = middle_fd = pid_1 = pid_1_fd = 0
+    pasta, pasta_said = 0, ""
+    pasta_says: "dict[int, int]" = {}
     description: "dict[str, Any]"  # as child gets it
     filter = b""  # the seccomp program
     cgroups: "list[Cgroup]" = []
@@ -449,6 +470,69 @@ def map_ids(host: "Host") -> None:
         write(f"/proc/{host.middle}/{kind}_map", numbers)
 
 
+def start_pasta(host: "Host") -> None:
+    """An address, a way out and published ports, while Python starts: pasta brings them.
+
+    pasta(1). It is in the host's network, and holds the device that is the container's way out.
+    """
+    run, (heard, says) = os.getpid(), os.pipe()
+    host.pasta_says = {heard: POLLIN}
+    host.pasta = os.fork()
+    if host.pasta == 0:
+        try:
+            become_pasta(host, run, says)
+        except Exception as error:
+            os.write(says, os.fsencode(what_failed(error)[0]))
+        finally:
+            os._exit(125)
+    os.close(says)
+
+
+def become_pasta(host: "Host", run: int, says: int) -> None:
+    """In a child of run's: give up the caller's rights, and execute pasta.
+
+    setns(2), capabilities(7). It enters the container's user namespace, as nobody there if run is
+    root: so it has power over the container's network, and none on the host.
+    """
+    pasta = which("pasta")
+    if not pasta:
+        raise Failure("there is no pasta: apt install passt")
+    nobody = NOBODY * (os.geteuid() == 0)
+    os.setsid()  # Ctrl-C is run's to forward
+    for fd, ours in enumerate((os.open(f"/proc/{host.middle}/ns/net", os.O_RDONLY), says, says)):
+        os.dup2(ours, fd)
+    libc("setns", os.open(f"/proc/{host.middle}/ns/user", os.O_RDONLY), CLONE_NEWUSER)
+    libc("prctl", PR_SET_KEEPCAPS, 1)
+    change_user(nobody, nobody, [])  # and from here on it dies with run
+    keep_capabilities(host)
+    if os.getppid() != run:
+        return
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    # Neither the gateway's address nor a port inside leads to the host's loopback.
+    words = ["pasta", *PASTA.split()]
+    if "resolv.conf" in host.files:
+        words += ["--dns-forward", PASTA_DNS]
+    for kind in ("tcp", "udp"):
+        ports = [try_port(*port) for port in host.publish if port[0] == kind] or ["none"]
+        words += [f"--{kind}-ports={port}" for port in ports]
+    os.execve(pasta, words, {})
+
+
+def try_port(kind: str, address: str, port: int, inside: int) -> str:
+    """A port as pasta(1) takes it. Raises OSError if it is not free, which pasta might not see."""
+    is_tcp = kind == "tcp"
+    probe = _socket.socket(type=_socket.SOCK_STREAM if is_tcp else _socket.SOCK_DGRAM)
+    # A port that was left just now is free; but at one of UDP, several could listen with this.
+    probe.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, is_tcp)
+    try:
+        probe.bind((address, port))
+    except OSError as error:
+        raise OSError(error.errno, f"bind: {error.strerror}", f"--publish {port}/{kind}") from None
+    probe.close()
+    return f"{address}/{port}:{inside}".removeprefix("0.0.0.0/")
+
+
 def clone_mounts(host: "Host") -> None:
     """The root and the volumes with ids shifted the same way: what is uid 0's on disk is root's.
 
@@ -530,12 +614,30 @@ def await_exec(host: "Host") -> None:
         host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
                              for fd in wait_for(host, "terminal").split()])
         send(host.socket, "taken")
+    if host.pasta:
+        wait_for(host, "network")
+        close_loopback(host)
+        send(host.socket, "closed")
     wait_for(host, "exec")
     host.executing = True
     wait_for(host, "")
     if lesson:
         lesson.let_go()
     host.terminal.take()
+
+
+def close_loopback(host: "Host") -> None:
+    """A packet to 127.0.0.1 that gets to pasta would go on to the host's: the device drops it.
+
+    Root inside can send one, and so can any user with SO_BINDTODEVICE. The filter is on pasta's
+    side of the device, which nobody inside can reach: pidfd_getfd(2), TUNATTACHFILTER in Linux.
+    """
+    folder = f"/proc/{host.pasta}/fd"
+    device = next(fd for fd in os.listdir(folder)  # pasta opens and closes others meanwhile
+                  if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun"))
+    tun = libc("syscall", PIDFD_GETFD, os.pidfd_open(host.pasta), int(device), 0)
+    libc("ioctl", tun, TUNATTACHFILTER, sock_fprog(NOT_LOOPBACK))
+    os.close(tun)
 
 
 def supervise(host: "Host") -> None:
@@ -550,7 +652,9 @@ def supervise(host: "Host") -> None:
     while pid_1 in watched or terminal.is_open and not host.deadline:
         soon = time.monotonic() + 0.2 if terminal.in_background() else 0.0
         end = min(host.deadline or soon, soon or host.deadline)
-        happened = wait(watched | terminal.wanted(), end)
+        happened = wait(watched | terminal.wanted() | host.pasta_says, end)
+        if happened.keys() & host.pasta_says.keys():
+            hear_pasta(host)
         if pid_1 in happened:
             del watched[pid_1]
             terminal.close_slave()  # what was written before is still shown
@@ -589,6 +693,20 @@ def pass_on(host: "Host", number: int) -> None:
             host.deadline = time.monotonic() + (0 if host.deadline else host.stop_timeout)
 
 
+def hear_pasta(host: "Host") -> None:
+    """Keep what pasta says. Its end is an error until the command begins, and one line later."""
+    for fd in host.pasta_says:
+        if said := os.read(fd, 4096):
+            host.pasta_said = f"{host.pasta_said}{os.fsdecode(said)}"[-1000:]
+            return
+    host.pasta_says = {}
+    lines = [line for line in host.pasta_said.split("\n") if line and "syslog" not in line]
+    text = "; ".join(["pasta has ended", *lines])
+    if not host.executing:
+        raise Failure(f"--network pasta: {text}")
+    say(f"{text}; the container has no network any more")
+
+
 def forward(host: "Host", number: int) -> None:
     """Send a signal to PID 1; nothing if it has ended already."""
     try:
@@ -612,6 +730,8 @@ def dismiss_guard(host: "Host") -> None:
 
     So does our own death, at any moment: there is one way to end, and nothing to hand over.
     """
+    if host.pasta:
+        os.kill(host.pasta, _signal.SIGKILL)  # its device takes a while to go: tidy_up waits
     middle, host.middle = host.middle, 0  # what fails here is not tried again
     host.socket.close()  # whoever still waits for a message sees its end
     os.close(host.alive)
@@ -622,6 +742,8 @@ def dismiss_guard(host: "Host") -> None:
 def tidy_up(host: "Host") -> None:
     """The caller's terminal as it was, and no leaf. The guard does it, and run, if that died."""
     host.terminal.give_back()
+    if host.pasta:
+        reap(host.pasta)
     remove_leaves(host.cgroups, host.leaf)
 
 
@@ -640,7 +762,7 @@ def unshare_namespaces(host: "Host") -> None:
     for limit, (soft, hard) in own.items():  # a user namespace gets what its maker may have now
         resource.setrlimit(limit, (soft // SHARE, hard))
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
-    libc("unshare", flags | CLONE_NEWNET * (host.network == "none"))
+    libc("unshare", flags | CLONE_NEWNET * (host.network != "host"))
     for limit, values in own.items():
         resource.setrlimit(limit, values)
 
@@ -835,7 +957,7 @@ def make_dev(inside: "Inside") -> None:
         os.makedirs(target, exist_ok=True)
         mount(target, kind, options)
     aliases = " ".join(dict.fromkeys((inside.hostname, inside.hostname.split(".")[0])))
-    for name, text in NAMES.items():  # files of /etc, but nothing is written to the root's disk
+    for name, text in inside.files.items():  # of /etc, but nothing is written to the root's disk
         made = f"/dev/{name}"
         try:
             write(made, text.format(inside.hostname, aliases))
@@ -859,9 +981,9 @@ def make_proc(inside: "Inside") -> None:
     is complete before it gets into the root.
     """
     mount(*LAYOUT[0])
-    for name, share in {"max_user_namespaces": 0, **inside.shares}.items():
-        if mode_of(f"/proc/sys/user/{name}"):
-            write(f"/proc/sys/user/{name}", str(share))
+    for name, text in {"user/max_user_namespaces": "0", **inside.sysctls}.items():
+        if mode_of(f"/proc/sys/{name}"):
+            write(f"/proc/sys/{name}", text)
     for name in READ_ONLY + MASKED:
         path = f"/proc/{name}"
         shown = "/dev/null" if name in MASKED else path
@@ -883,6 +1005,19 @@ def open_terminal(inside: "Inside") -> None:
     attach(clone_mount("/dev/pts/0"), "/dev/console")
     os.fchown(slave, inside.uid, -1)
     os.fchmod(slave, 0o622)  # every user inside can write to /dev/stdout
+
+
+def await_network(inside: "Inside") -> None:
+    """The command's first instruction has the network: wait for a default route.
+
+    proc(5). Then run closes what must not pass. If pasta ends instead, run ends this process.
+    """
+    while not any(words[1:2] == ["0" * 8] or words[:2] == ["0" * 32, "00"] and words[-1] != "lo"
+                  for name in ("route", "ipv6_route")
+                  for words in map(str.split, read(f"/proc/net/{name}").split("\n"))):
+        time.sleep(0.001)
+    send(inside.socket, "network")
+    receive(inside.socket)
 
 
 def enter_root(inside: "Inside") -> None:
@@ -911,14 +1046,14 @@ def mount_volumes(inside: "Inside") -> None:
     open_tree(2), move_mount(2).
     """
     targets = [target for _, target, _ in inside.binds]
-    for name in NAMES:
+    may_make = os.access("/etc", os.W_OK, effective_ids=True) and RESOLV_CONF
+    for name in inside.files:
         path = f"/etc/{name}"
-        if name in inside.names and path not in targets and mode_of(path):
+        if name in inside.names and path not in targets and (mode_of(path) or path == may_make):
             attach_inside(inside.names[name], path, path)
         os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
-        if target != RESOLV_CONF or mode_of(target) or os.access("/etc", os.W_OK,
-                                                                 effective_ids=True):
+        if target != RESOLV_CONF or mode_of(target) or target == may_make:
             attach_inside(fd, target, f"--volume {source}:{target}")
 
 
@@ -971,8 +1106,7 @@ def load_seccomp(inside: "Inside") -> None:
 
     seccomp(2), SECCOMP_MODE_FILTER.
     """
-    program = struct(8, len(inside.filter) // 8) + bytes(CString(inside.filter))  # its address
-    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program)  # struct sock_fprog
+    libc("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, sock_fprog(inside.filter))
 
 
 def start_init(inside: "Inside") -> None:
@@ -1050,8 +1184,8 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
   -e, --env K=V|K           set a variable; K alone: to its value here
   -h, --hostname NAME       the name inside (container)
   -i, --interactive         no terminal of its own, unless -t asks for one
-      --network WHICH       host: the host's (the default); none: an empty one
-      --read-only           a root that cannot be written to
+      --network WHICH       host (the default), none, or pasta: with a way out
+  -p, --publish PORT:PORT   [IP:]PORT:PORT[/udp], the host's and the container's
       --rm                  throw away what the container writes to its root
   -t, --tty                 a terminal of its own (the default at a terminal)
   -u, --user USER[:GROUP]   numbers, or names of the root's /etc/passwd, group
@@ -1065,6 +1199,7 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
     "isolation": """\
       --cap-add CAP         a capability more than Docker's fourteen; or ALL
       --cap-drop CAP        a capability less; or ALL
+      --read-only           a root that cannot be written to
       --security-opt WHAT   seccomp=unconfined: every system call
       --userns WHICH        host-root: root inside is root outside""",
     "more": """\
@@ -1094,10 +1229,10 @@ INSTEAD = {  # options of docker run that do not exist here, and what does
     "--mount": "-v SRC:DST shows a file or directory of the host",
     "--name": "--hostname names it inside, and `inspect` finds the last one",
     "--privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
-    "--publish": "with --network host its ports are the host's",
+    "--publish-all": "-p names the ports, with --network pasta",
     "--tmpfs": "/dev/shm is one",
 }
-DOCKERS = {"-d": "--detach", "-p": "--publish", "-P": "--publish", "--net": "--network"}
+DOCKERS = {"-d": "--detach", "-P": "--publish-all", "--net": "--network"}
 UNITS = ["", *"b k kb kib m mb mib g gb gib t tb tib".split()]
 MINIMUM_MEMORY = (0, 6 << 20, 16 << 20)  # bytes by cgroup version: docker's, and Python's
 NAME_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
@@ -1248,6 +1383,18 @@ def a_volume(text: str) -> "tuple[str, str, bool]":
     return os.path.abspath(source), target, mode == "ro"
 
 
+def a_port(text: str) -> "tuple[str, str, int, int]":
+    """[IP:]PORT:PORT[/tcp|udp] as tcp or udp, the host's address and port, the container's port."""
+    ports, slash, kind = text.partition("/")
+    words = ports.split(":")
+    require(len(words) in (2, 3) and f"{slash}{kind}" in ("", "/tcp", "/udp")
+            and all(is_number(port) and 0 < int(port) < 1 << 16 for port in words[-2:]),
+            "not [IP:]PORT:PORT[/udp]")
+    address, outside, inside = ["0.0.0.0", *words][-3:]
+    require(quietly(_socket.inet_pton, _socket.AF_INET, address), f"{address} is no IPv4 address")
+    return kind or "tcp", address, int(outside), int(inside)
+
+
 def a_capability(text: str) -> str:
     """A name of capabilities(7), in the case and with the prefix that the user likes."""
     return text.lower().removeprefix("cap_")
@@ -1257,8 +1404,9 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     # What reads the value, and what it is without. A list: the option may come several times.
     # The others are switches, or take any text.
     "env": (a_variable, []), "hostname": (a_name, "container"), "tty": (a_switch, None),
-    "network": (one_of("host or none"), "host"), "user": (str, "0"), "volume": (a_volume, []),
-    "workdir": (a_path, "/"), "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
+    "network": (one_of("host or none or pasta"), "host"), "publish": (a_port, []),
+    "user": (str, "0"), "volume": (a_volume, []), "workdir": (a_path, "/"),
+    "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
     "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
     "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
     "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
@@ -1888,8 +2036,9 @@ def spec(words: "list[str]") -> int:
     bundle = container.bundle
     if container.copy and not bundle:
         raise Usage("--copy goes with --bundle DIR")
-    if container.init or container.rm:
-        raise Failure("--init and --rm are not in a config.json: engines bring their own")
+    if container.init or container.rm or container.publish:
+        raise Failure("--init, --publish and --rm are not in a config.json: engines bring their "
+                      "own")
     if not root_entries(container.rootfs):
         raise Failure(f"the root {container.rootfs} is empty; pull fills it")
     container.find_user()
@@ -1961,7 +2110,7 @@ def oci_config(container: "Container") -> "dict[str, Any]":
     linux = config["linux"]
     linux["resources"] = {name: limits for name, limits in linux["resources"].items()
                           if 0 not in limits.values()}
-    if container.network == "none":
+    if container.network != "host":
         linux["namespaces"].append({"type": "network"})
     if container.security_opt:
         del linux["seccomp"]
@@ -2178,6 +2327,7 @@ find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
 make_leaf           makes {leaf}, with {limits}
 map_ids             uid 0–{count} inside = {first}–{last} outside
+start_pasta         starts pasta, {pasta}, between both networks
 clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter
 say_go              says "go"
@@ -2194,6 +2344,7 @@ start_loopback      lo is up, and there is no other interface
 make_dev            makes /dev: devices of the host's, terminals of its own
 make_proc           mounts /proc, in which it is {pid}
 open_terminal       a terminal of its own: /dev/pts/0
+await_network       pasta has made the default route
 enter_root          the root is /: {root}
 mount_volumes       shows the volumes {volumes}
 enter_workdir       the working directory: {cwd}
@@ -2224,7 +2375,7 @@ STRACE_PIPE = 9  # the descriptor under which strace holds the pipe that it writ
 NAMESPACES = "user pid mnt uts ipc net cgroup time"
 STATUS = "NSpid Uid Gid CapEff CapBnd NoNewPrivs Seccomp"
 PLANNED = """rootfs command environment hostname workdir user uid gid groups maps capabilities
-    cgroup_parent pids_limit memory cpus volume network read_only has_terminal init"""
+    cgroup_parent pids_limit memory cpus volume network publish read_only has_terminal init"""
 
 lesson: "Lesson | None" = None
 
@@ -2506,9 +2657,13 @@ def wait_for(host: "Host", expected: str) -> str:
     """
     socket = host.socket.fileno()
     while True:
-        happened = wait({host.signals: POLLIN, socket: POLLIN, host.middle_fd: POLLIN})
+        watched = dict.fromkeys((host.signals, socket, host.middle_fd), POLLIN)
+        happened = wait(watched | host.pasta_says)
         if host.signals in happened and socket not in happened:  # what was said first comes first
             take_signal(host)
+            continue
+        if happened.keys() == host.pasta_says.keys():
+            hear_pasta(host)
             continue
         message = os.fsdecode(receive(host.socket)[0]) if socket in happened else ""
         kind, _, text = message.partition(" ")
@@ -2547,6 +2702,7 @@ HINTS = {  # what the user can do about a function that was refused for a known 
     "unshare ENOSPC": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces",
     "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or "
                             "tmpfs, or spell out --userns host-root",
+    "bind EPERM": "pasta is nobody on the host: see sysctl net.ipv4.ip_unprivileged_port_start",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
     "mount ENODEV": "this kernel has no such file system; do without --rm",
@@ -2794,6 +2950,11 @@ def struct(size: int, *numbers: int) -> bytes:
     return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
 
 
+def sock_fprog(program: bytes) -> bytes:
+    """struct sock_fprog of seccomp(2): how many instructions, and where in memory they are."""
+    return struct(8, len(program) // 8) + bytes(CString(program))
+
+
 def capset(held: int, inheritable: int) -> None:
     """capset(2) of this process: which are effective and permitted, and which inheritable."""
     halves = [each >> shift & 0xFFFFFFFF for shift in (0, 32)
@@ -2825,6 +2986,11 @@ CAPABILITY_VERSION_3, CAP_KILL, SECCOMP_MODE_FILTER = 0x20080522, 5, 2
 SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
 # BPF, struct sock_filter: load the call's number; if it is not greater, skip one; ENOSYS.
 NEWER_CALLS = struct(8, 0x20, 0x01000025 | LAST_CALL << 32, 0x06 | refuse(errno.ENOSYS) << 32)
+# For frames on their way out: IPv4 but 127.0.0.0/8 and 0.0.0.0/8, IPv6 but ::/32, and what is none.
+NOT_LOOPBACK = struct(
+    8, 0x28 | 12 << 32, 0x03000015 | 0x0800 << 32, 0x30 | 30 << 32, 0x00050015 | 127 << 32,
+    0x03040015, 0x02000015 | 0x86DD << 32, 0x20 | 38 << 32, 0x00010015, 0x06 | 0xFFFFFFFF << 32, 6)
+PR_SET_KEEPCAPS, TUNATTACHFILTER = 8, 0x401054D5
 TIOCSTI, TIOCLINUX, SIOCSIFFLAGS, IFF_UP = 0x5412, 0x541C, 0x8914, 1
 AF_ALG, AF_VSOCK, PER_LINUX32, UNAME26 = 38, 40, 0x0008, 0x0020000
 

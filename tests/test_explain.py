@@ -561,6 +561,8 @@ PLANNED = {  # options, and what the plan says that they came to
     "a name": (["-h", "a-name"], r"\ba-name\b"),
     "a capability more": (["--cap-add", "SYS_PTRACE"], r"SYS_PTRACE"),
     "another network": (["--network", "none"], r"loopback"),
+    "a way out": (["--network", "pasta"], r"pasta.*pasta\(1\)"),
+    "a port": (["--network", "pasta", "-p", "18080:80"], r"\b18080\b"),
     "a directory": (["-w", "/srv"], r"/srv"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -24,8 +25,8 @@ from typing import NamedTuple
 import pytest
 from containers import PYTHON, SCRIPT, children, fine, go, host_files, one_line, wait_until
 
+pytest_plugins = ["attempts"]
 pytestmark = [
-    pytest.mark.skip(reason="run has no --network pasta yet: these tests wait for it"),
     pytest.mark.skipif(not shutil.which("pasta"), reason="needs pasta: apt-get install passt"),
     pytest.mark.skipif(not shutil.which("ip"), reason="needs ip: apt-get install iproute2"),
 ]
@@ -162,12 +163,13 @@ def is_free(pid: int, port: int) -> bool:
         return True
 
 
-@pytest.fixture(params=["root", "host root", "a normal user"])
+@pytest.fixture(params=["root", "host root", "a normal user", "a user with a range"])
 def caller(request, world, normal_user) -> tuple[list[str], dict]:
     """Options, and what else `run` gets, for a container on that host, started by each of them."""
     options = ["--network", "pasta"]
-    if request.param == "a normal user":
-        return options, {"prefix": [*world.prefix, *normal_user().prefix], "parent": "none"}
+    if "user" in request.param:
+        user = normal_user("student:300000:65536" if "range" in request.param else "")
+        return options, {"prefix": [*world.prefix, *user.prefix], "parent": "none"}
     host_root = ["--userns", "host-root"] if request.param == "host root" else []
     return [*options, *host_root], {"prefix": world.prefix}
 
@@ -241,6 +243,20 @@ def test_the_host_s_loopback_is_out_of_reach(there, run, world, serve, address):
     assert there("sh", "-c", script).stdout == b""
 
 
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_no_packet_leads_to_the_host_s_loopback(contained, attempts, world, serve, user):
+    """…not even one that is sent past the container's own: an old pasta would pass it on."""
+    heard = []
+    for address in ("127.0.0.1", "::1"):
+        serve(world.host, address, 8080, lambda data: heard.append(data) or data, socket.SOCK_DGRAM)
+    options = ["--network", "pasta", "--user", user]
+    script = "/attempts/loopback eth0 8080 && sleep 1"  # pasta has the time to pass them on
+    fine(contained(script, *options, prefix=world.prefix))
+    assert not heard
+    fine(subprocess.run([*world.prefix, attempts / "loopback", "lo", "8080"], capture_output=True))
+    assert wait_until(lambda: len(heard) == 2)  # the control
+
+
 def test_the_host_s_abstract_sockets_are_out_of_reach(there, run, world):
     with socket_in(world.host, socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind("\0of-the-host")
@@ -280,6 +296,13 @@ def test_name_servers_work(there, run, world, serve, tmp_path, address):
 def test_the_memory_that_it_takes_is_not_the_container_s(there):
     """pasta keeps tables of some ten megabytes, and is a process."""
     assert fine(there("-m", "20m", "--pids-limit", "1", "/bin/echo", "it")) == b"it\n"
+
+
+def test_the_lesson_and_the_end_tell_of_it(there):
+    told = there("--explain", "true").stderr.decode()
+    assert re.search(r"(?m)^  host +.*\bpasta, \d+.* pasta\(1\)$", told)
+    assert re.search(r"(?m)^  container +.*\broute\b", told)
+    assert re.search(r"(?m)^  namespaces that are not the host's: .*\bnet\b", told)
 
 
 # --- Published ports -----------------------------------------------------------------------------
@@ -365,12 +388,12 @@ def test_what_is_no_port_is_refused(there, text):
 # --- Where it cannot be had ----------------------------------------------------------------------
 
 
-def test_without_pasta_the_package_is_named(there, world, place):
-    (place / "true").symlink_to(shutil.which("true"))
-    more = {"prefix": [*world.prefix, "env", f"PATH={place}"]}
+def test_without_pasta_the_package_is_named(there, world):
+    """…and `run` looks in the usual places besides PATH: so the program itself is hidden."""
+    hide = f"mount --bind /dev/null '{os.path.realpath(shutil.which('pasta'))}' && exec \"$@\""
+    more = {"prefix": [*world.prefix, "unshare", "--mount", "sh", "-c", hide, "sh"]}
     assert "passt" in one_line(there("true", **more))
-    (place / "pasta").symlink_to(shutil.which("pasta"))
-    fine(there("true", **more))  # the control
+    fine(there("true"))  # the control
 
 
 def test_a_host_without_a_network_is_one_line(run):

@@ -102,7 +102,7 @@ def test_help_that_nobody_can_read_is_no_traceback(where):
 
 OPTIONS = """
     --hostname -h --env -e --workdir -w --user -u --volume -v --read-only --memory -m --pids-limit
-    --cpus --network --cgroup-parent --rootfs --force --sha256 --busybox
+    --cpus --network --publish -p --rm --cgroup-parent --rootfs --force --sha256 --busybox
 """.split()  # noqa: SIM905
 
 

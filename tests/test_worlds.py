@@ -6,6 +6,7 @@ own files as the root.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,34 @@ def test_swap_does_not_stretch_the_limit_where_there_is_swap(root):
     words = [UML, "--swap", "128M", "--cgroup", "v2", "--ext4", f"{root}:/mnt", "sh", "-c", launch]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert "code 137" in done.stdout and "memory limit of 50 MB" in done.stderr + done.stdout
+
+
+# That kernel has its devices as modules, and nothing that lets everybody open /dev/net/tun.
+A_NETWORK = f"""
+for name in tun dummy; do
+    busybox insmod "$(find /usr/lib/uml/modules -name $name.ko)"
+done
+chmod 666 /dev/net/tun
+ip link add eth0 type dummy && ip addr add 192.0.2.10/24 dev eth0 && ip link set eth0 up
+ip route add default via 192.0.2.1
+run="'{PYTHON}' '{SCRIPT}' run --rootfs /mnt --network pasta"
+eval "$run -p 18080:80 sh -c 'nc -l -p 80 -e cat & sleep 3'" &
+for i in $(seq 20); do curl -s -m 1 --http0.9 127.0.0.1:18080 && break; sleep 0.2; done
+wait
+eval "$run -p 18080:80 ip route"
+eval "setpriv --reuid=54321 --regid=54321 --clear-groups $run --cgroup-parent none hostname"
+pgrep pas && echo left
+true
+"""
+
+
+@needs_uml
+@pytest.mark.once
+@pytest.mark.skipif(not shutil.which("pasta"), reason="needs pasta: apt-get install passt")
+def test_a_network_of_pasta_s_works_with_cgroup_v2(root):
+    said = in_world("v2", "sh", "-c", A_NETWORK, ext4=root)
+    assert "GET / HTTP/1.1" in said and "default via 192.0.2.1 dev eth0" in said
+    assert said.count("container\n") == 1 and "left" not in said, said
 
 
 @pytest.mark.parametrize("hidden", ["memory.memsw.", "memory.swap."])

@@ -20,6 +20,7 @@ BUILD = {
     "exe": ["-static"],
     "handle": ["-static"],
     "greedy": ["-static"],
+    "loopback": ["-static"],
     "loader": ["-static-pie", "-nostdlib", "-fno-stack-protector"],
     "library": ["-shared", "-fPIC"],
 }
