@@ -1763,7 +1763,7 @@ class Terminal:
 
     def take(self) -> None:
         """Take the caller's terminal, if it is ours to take: hand every key to the container."""
-        self.keyboard = self.is_open and os.isatty(0) and in_foreground()
+        self.keyboard = self.is_open and bool(self.original) and in_foreground()
         if self.keyboard:
             self.change(None, self.raw)
             self.resize()

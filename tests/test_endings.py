@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
@@ -159,6 +159,18 @@ def test_nothing_is_left_when_the_terminal_goes_away_during_the_start(terminal, 
         time.sleep(moment)
         container.hang_up()
         assert container.is_gone(1), moment
+    assert not leaves(parent)
+
+
+def test_nothing_is_left_when_the_terminal_goes_away_before_the_command_begins(terminal, parent):
+    """…and after run has looked at it: no signal tells of that, and no key was waited for yet."""
+    for _ in range(5):
+        container = terminal("cat", deaf_shell=True)
+        assert wait_until(lambda container=container: len(container.processes()) > 1)
+        container.signal(SIGSTOP)
+        container.hang_up()
+        container.signal(SIGCONT)
+        assert container.is_gone(1)
     assert not leaves(parent)
 
 
