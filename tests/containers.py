@@ -3,7 +3,8 @@
 The tests look at go_container.py from outside only: exit codes, bytes, and what /proc and
 /sys/fs/cgroup of the host say.
 
-GO_CONTAINER_PYTHON  the interpreter that runs go_container.py (default: the one that runs pytest)
+GO_CONTAINER_PYTHON    the interpreter that runs go_container.py (default: the one that runs pytest)
+GO_CONTAINER_PATIENCE  how many times slower than others this machine is, such as 20 (default: 1)
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ CGROUP_SH = REPOSITORY / "cgroup.sh"
 TOOLS = REPOSITORY / "tests" / "tools"
 PYTHON = os.environ.get("GO_CONTAINER_PYTHON", sys.executable)
 ALPINE = next(iter(sorted(REPOSITORY.glob("../shared/alpine-minirootfs-*.tar.gz"))), None)
-PATIENCE = 30  # seconds; a deadline for what takes a tenth of one on a machine that is not busy
+SLOWER = float(os.environ.get("GO_CONTAINER_PATIENCE", "1"))
+PATIENCE = 30 * SLOWER  # seconds; a deadline for what takes a tenth of one where nobody is busy
 
 Result = subprocess.CompletedProcess  # standard output and error are bytes
 Word = "str | bytes | os.PathLike[str]"
@@ -44,7 +46,8 @@ Word = "str | bytes | os.PathLike[str]"
 
 def go(*words: Word, prefix: Sequence[Word] = (), script: Path = SCRIPT, **kw: Any) -> Result:
     """Run go_container.py with these words to its end, by way of the command `prefix`."""
-    kw = {"timeout": PATIENCE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+    kw = {"timeout": 30, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+    kw["timeout"] *= SLOWER
     if "input" not in kw:
         kw.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run([*prefix, PYTHON, script, *words], **kw)
@@ -234,9 +237,14 @@ def host_state() -> dict[str, object]:
     }
 
 
+def after(seconds: float) -> float:
+    """The moment when that many seconds are over, or as many more as this machine is slower."""
+    return time.monotonic() + seconds * SLOWER
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 5) -> Any:
     """Give a condition time to come true; its last value either way."""
-    end = time.monotonic() + seconds
+    end = after(seconds)
     while not (value := condition()) and time.monotonic() < end:
         time.sleep(0.02)
     return value
@@ -294,9 +302,9 @@ class Watched:
 
     # What it says.
 
-    def expect(self, pattern: bytes, seconds: float = PATIENCE) -> re.Match[bytes]:
+    def expect(self, pattern: bytes, seconds: float = 30) -> re.Match[bytes]:
         """Wait for the pattern in what came after the last one."""
-        deadline = time.monotonic() + seconds
+        deadline = after(seconds)
         while not (found := re.compile(pattern).search(self.output, self.seen)):
             rest = bytes(self.output[self.seen :])
             told = f"ended with {self.code} and without {pattern!r}: {rest!r} {self.errors!r}"
@@ -306,9 +314,9 @@ class Watched:
         self.seen = found.end()
         return found
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self, seconds: float = 30) -> int:
         """Wait until run has ended and all of its output is here. Gives its exit code."""
-        deadline = time.monotonic() + seconds
+        deadline = after(seconds)
         while self.code is None:
             assert time.monotonic() < deadline, f"still there after {seconds} s: {self.output!r}"
             self._move(deadline)
@@ -403,7 +411,7 @@ class Background(Watched):
         return self.process.wait()
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = after(30)
         while select.select([self.reading], [], [], max(0, deadline - time.monotonic()))[0]:
             if not self._read():
                 return
@@ -491,10 +499,10 @@ class Terminal(Watched):
         os.set_blocking(master, False)
         super().__init__(mark, master, end)
 
-    def send(self, data: bytes, seconds: float = PATIENCE) -> None:
+    def send(self, data: bytes, seconds: float = 30) -> None:
         """Type this. What comes back meanwhile is kept for expect()."""
         self.unsent += data
-        deadline = time.monotonic() + seconds
+        deadline = after(seconds)
         while self.unsent:
             assert time.monotonic() < deadline, f"{len(self.unsent)} bytes cannot be typed"
             self._move(deadline)
@@ -535,7 +543,7 @@ class Terminal(Watched):
     def _drain(self) -> None:
         """What the terminal still has on the way comes before what we write to it now."""
         last, unwritten = b"\0last\0", b"\0last\0"
-        deadline = time.monotonic() + PATIENCE
+        deadline = after(30)
         while not self.output.endswith(last):
             assert time.monotonic() < deadline, "what was written to the terminal does not arrive"
             try:

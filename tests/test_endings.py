@@ -11,10 +11,10 @@ from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
 
 import pytest
-from containers import CGROUP_SH, cgroup_path, fine, leaves, needs_alpine, wait_until
+from containers import CGROUP_SH, SLOWER, cgroup_path, fine, leaves, needs_alpine, wait_until
 
 STEP = int(os.environ.get("GO_CONTAINER_TEST_STEP", "6"))  # ms from one moment to the next
-MOMENTS = [milliseconds / 1000 for milliseconds in range(0, 60, STEP)]
+MOMENTS = [SLOWER * milliseconds / 1000 for milliseconds in range(0, 60, STEP)]
 
 
 def files(*places: Path) -> set[str]:

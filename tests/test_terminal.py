@@ -14,7 +14,7 @@ import termios
 import time
 
 import pytest
-from containers import PYTHON, SCRIPT, comm, fine, one_line, wait_until
+from containers import PYTHON, SCRIPT, SLOWER, comm, fine, one_line, wait_until
 
 MEGABYTES = int(os.environ.get("GO_CONTAINER_TEST_MEGABYTES", "20"))  # the full test: 200
 PROMPT = rb"/ # "
@@ -211,7 +211,7 @@ def test_a_resize_during_the_start_is_not_lost(terminal, milliseconds):
     """…nor one while run is stopped and the command begins: it would not hear of that."""
     script = "until [ \"$(stty size)\" = '44 99' ]; do sleep 0.02; done"
     caller = terminal("sh", "-c", script)
-    time.sleep(milliseconds / 1000)
+    time.sleep(SLOWER * milliseconds / 1000)
     caller.signal(signal.SIGSTOP)
     wait_until(lambda: any(comm(pid) == "sleep" for pid in caller.processes()), 0.1)
     caller.resize(44, 99)

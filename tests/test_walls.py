@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import PYTHON, fine, in_throwaway_namespaces, one_line
+from containers import PYTHON, fine, in_throwaway_namespaces, mounts, one_line
 
 pytest_plugins = ["attempts"]
 pytestmark = pytest.mark.once  # the kernel holds them, whichever Python
@@ -181,6 +181,8 @@ def test_what_the_kernel_tells_about_the_machine_is_not_there(shell, path):
     assert shell(look).stdout == b""
 
 
+# Those of the host's own, or the control would change them, for all of the machine.
+CGROUP2 = next((options for _, kind, _, options in mounts() if kind == "cgroup2"), "rw")
 LIFTS = {
     "unmounting a mask": "umount /proc/keys",
     "unmounting it later": "umount -l /proc/keys",
@@ -190,7 +192,7 @@ LIFTS = {
     "unmounting what makes it read-only": "umount /proc/sys",
     "making it writable again": "mount -o remount,rw,bind /proc/sys",
     "mounting the host's devices": "mount -t devtmpfs dev /mnt",
-    "mounting the host's cgroups": "mount -t cgroup2 cgroup /mnt",
+    "mounting the host's cgroups": f"mount -t cgroup2 -o {CGROUP2} cgroup /mnt",
 }
 
 
@@ -230,7 +232,7 @@ def test_the_limit_of_user_namespaces_cannot_be_raised_again(contained):
 def loader_root(fresh_root, attempts):
     """A root whose dynamic loader is an attempt on the program that it is to load."""
     interpreter = Path(PYTHON).resolve().read_bytes()
-    loader = re.search(rb"\0(/lib[^\0]*/ld-[^\0]+)\0", interpreter)
+    loader = re.search(rb"(/lib[\w/-]*/ld-[\w.-]+)\0", interpreter)
     if not loader:
         pytest.skip(f"{PYTHON} is static")
     path = fresh_root / loader[1].decode().lstrip("/")
