@@ -1012,12 +1012,18 @@ def await_network(inside: "Inside") -> None:
 
     proc(5). Then run closes what must not pass. If pasta ends instead, run ends this process.
     """
-    while not any(words[1:2] == ["0" * 8] or words[:2] == ["0" * 32, "00"] and words[-1] != "lo"
-                  for name in ("route", "ipv6_route")
-                  for words in map(str.split, read(f"/proc/net/{name}").split("\n"))):
+    while not has_default_route():
         time.sleep(0.001)
     send(inside.socket, "network")
     receive(inside.socket)
+
+
+def has_default_route() -> bool:
+    """Whether there is one here, of IPv4 or of IPv6: its destination is all zeros, in hex."""
+    routes = [line.split() for line in read("/proc/net/route").split("\n")]
+    routes_6 = read("/proc/net/ipv6_route").split("\n")
+    return any(words[1:2] == ["0" * 8] for words in routes) or any(
+        line.startswith(f"{'0' * 32} 00") and not line.endswith(" lo") for line in routes_6)
 
 
 def enter_root(inside: "Inside") -> None:
