@@ -1012,7 +1012,10 @@ def await_network(inside: "Inside") -> None:
 
     proc(5). Then run closes what must not pass. If pasta ends instead, run ends this process.
     """
+    end = time.monotonic() + 10
     while not has_default_route():
+        if time.monotonic() > end:
+            raise Failure("--network pasta: pasta has made no default route in 10 seconds")
         time.sleep(0.001)
     send(inside.socket, "network")
     receive(inside.socket)
