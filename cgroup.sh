@@ -253,8 +253,8 @@ if [ $action = prepare ]; then
     made='' limits=''
     trap undo EXIT
     trap 'undo; exit 1' HUP INT TERM  # since a second one ends the trap of EXIT
-    # cpu without a limit, too, for --cpus of one container. It comes last: on v1, where it is
-    # there, the others are ready.
+    # cpu is prepared even without a limit, for --cpus of one container. It comes last: where it
+    # exists on v1, the others are ready.
     for controller in $controllers; do prepare "$controller"; done
     printf '%s' "$limits"
     trap '' HUP INT TERM  # it is done

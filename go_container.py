@@ -415,7 +415,7 @@ def find_cgroups(host: "Host") -> None:
         host.cgroups = open_cgroups(host.cgroup_parent, bool(host.cpus))
         host.leaf = f"run-{os.urandom(6).hex()}"
     elif host.memory or host.pids_limit or host.cpus:
-        raise Failure("--cgroup-parent none means no limits: leave out either it or them")
+        raise Failure("--cgroup-parent none means no limits: leave it or the limits out")
 
 
 def fork_middle(host: "Host") -> None:
@@ -1191,10 +1191,10 @@ COMMANDS = {  # what follows the name, and the groups of options
 OPTIONS = {  # by groups: the lines of --help, from which parse() takes the names
     "usual": """\
   -e, --env K=V|K           set a variable; K alone: to its value here
-  -h, --hostname NAME       the name inside (container)
+  -h, --hostname NAME       the host name inside (container)
   -i, --interactive         no terminal of its own, unless -t asks for one
       --network WHICH       host (the default), none, or pasta: with a way out
-  -p, --publish PORT:PORT   [IP:]PORT:PORT[/udp], the host's and the container's
+  -p, --publish PORT:PORT   [IP:]HOST:CONTAINER[/udp], with --network pasta only
       --rm                  throw away what the container writes to its root
   -t, --tty                 a terminal of its own (the default at a terminal)
   -u, --user USER[:GROUP]   numbers, or names of the root's /etc/passwd, group
@@ -1203,11 +1203,11 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
     "limits": """\
       --cgroup-parent NAME  what cgroup.sh made (demo); none: no limits at all
       --cpus N              processors, such as 0.5
-  -m, --memory SIZE         bytes, or with b, k, m, g
-      --pids-limit N        processes""",
+  -m, --memory SIZE         at most this much, such as 50m; units b, k, m, g, t
+      --pids-limit N        at most N processes""",
     "isolation": """\
-      --cap-add CAP         a capability more than Docker's fourteen; or ALL
-      --cap-drop CAP        a capability less; or ALL
+      --cap-add CAP         give a capability besides Docker's fourteen; or ALL
+      --cap-drop CAP        take a capability away; or ALL
       --read-only           a root that cannot be written to
       --security-opt WHAT   seccomp=unconfined: every system call
       --userns WHICH        host-root: root inside is root outside""",
@@ -1217,7 +1217,7 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
       --init                a small PID 1: forwards signals and reaps orphans
       --plan                only tell what would happen
       --rootfs DIR          the root (alpine-fs here, else beside this file)
-      --stop-timeout SECS   from a signal that PID 1 ignores to its end (10)""",
+      --stop-timeout SECS   until a PID 1 that ignores a signal is killed (10)""",
     "spec": """\
       --bundle DIR          make a bundle DIR, with the root by its path
       --copy                and a copy of the root, owned by the ids outside""",
@@ -1228,10 +1228,10 @@ OPTIONS = {  # by groups: the lines of --help, from which parse() takes the name
       --sha256 HEX          what FILE or URL must hash to""",
 }
 HELP_END = """
-exit code: the command's own; 128+N if signal N ended it; 127 if it was not found,
+exit code: the command's own; 128+N if signal N ended it; 127 if not found,
 126 if it cannot be run; 125 if there was no container, and one line says why
 """
-ALL_OPTIONS = "all options: run --help; pull, spec\n"
+ALL_OPTIONS = "more options: run --help, pull --help, spec --help\n"
 INSTEAD = {  # options of docker run that do not exist here, and what does
     "--detach": "end the line with &",
     "--entrypoint": "the first word after the options is the command",
@@ -1239,7 +1239,7 @@ INSTEAD = {  # options of docker run that do not exist here, and what does
     "--name": "--hostname names it inside, and `inspect` finds the last one",
     "--privileged": "--cap-add ALL --security-opt seccomp=unconfined is what can be given",
     "--publish-all": "-p names the ports, with --network pasta",
-    "--tmpfs": "/dev/shm is one",
+    "--tmpfs": "use /dev/shm, which is a tmpfs",
 }
 DOCKERS = {"-d": "--detach", "-P": "--publish-all", "--net": "--network"}
 UNITS = ["", *"b k kb kib m mb mib g gb gib t tb tib".split()]
@@ -1612,7 +1612,7 @@ def attach_inside(fd: int, path: str, what: str) -> None:
         # A link that somebody puts there meanwhile is not followed.
         at = openat2(AT_FDCWD, real, RESOLVE_NO_SYMLINKS)
         if stat.S_ISDIR(os.fstat(at).st_mode) != directory:
-            raise Failure(f"{what}: one is a directory, and the other a file")
+            raise Failure(f"{what}: both must be a directory, or both a file")
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         libc("move_mount", fd, "", at, "", flags)
     except OSError as error:
@@ -2711,7 +2711,8 @@ HINTS = {  # what the user can do about a function that was refused for a known 
     "unshare ENOSPC": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces",
     "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or "
                             "tmpfs, or spell out --userns host-root",
-    "bind EPERM": "pasta is nobody on the host: see sysctl net.ipv4.ip_unprivileged_port_start",
+    "bind EPERM": "pasta is nobody on the host: take a port from 1024 on, or see sysctl "
+                  "net.ipv4.ip_unprivileged_port_start",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
     "mount ENODEV": "this kernel has no such file system; do without --rm",
@@ -3018,7 +3019,7 @@ def main() -> "NoReturn":
         if name in ("--help", "-h", "help") or words == ["--help"]:
             give_help(name)
         if name not in commands:
-            raise Usage(f"{name or 'a command'}: not run, pull, spec or inspect")
+            raise Usage(f"{name or 'no command'}: give run, pull, spec or inspect")
         code = commands[name](words)
     except Exception as error:
         text, code = what_failed(error)
