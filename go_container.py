@@ -6,10 +6,10 @@ processes, then their steps in the order in which the stories tell them, then th
 
     host                                              container
     run ── fork ──▶ middle
-    make the leaf      unshare(USER|PID|NS|UTS|IPC)
+     │                 unshare(USER|PID|NS|UTS|IPC)
      ◀── "forked" ─── spawn ──────────────────────────▶ PID 1: this file again, as `child`
-    write uid_map,     │ ── this file, compiled ──────▶ │
-    gid_map            guard: kill PID 1               │ (a second interpreter starts,
+    write the id maps  │ ── this file, compiled ──────▶ │
+    make the leaf      guard: kill PID 1               │ (a second interpreter starts,
     idmap the root     │      when run is gone          │  6–10 ms in which run prepares)
     compile seccomp    │                                │
      ── "go", descriptors ────────────────────────────▶ join the cgroup, become root inside,
@@ -65,7 +65,8 @@ DESCRIPTION: "dict[str, Any]" = globals().get("DESCRIPTION", {})  # comes with i
 def stories(it: "Container") -> "dict[str, list[Step | str]]":
     """Each process and its steps, in order. `run`, --plan and the lesson read the same list.
 
-    A string is the heading of a stage. Steps that this container does not need are left out.
+    A string is the heading of a stage. A step that is not needed is left out: a list times False
+    is empty.
     """
     seccomp = not it.security_opt
     return {
@@ -190,7 +191,7 @@ READ_ONLY = "bus fs irq sys sysrq-trigger".split()
 IDS = 65536  # user and group ids in a container: 0–65535
 FIRST_ID = 100000  # what 0 inside is outside, unless /etc/subuid says otherwise
 NOBODY = 65534
-LAST_ID = (1 << 31) - 1  # as in podman; 4294967295 means "no change" to setresuid(2)
+LAST_ID = (1 << 31) - 1  # of those outside, as in podman: some programs take ids as signed
 
 # What a container may take of the kernel's objects that are counted for the user who made it,
 # host root: one part in so many of what the host has.
@@ -315,11 +316,11 @@ class Host(Container):
     # socket: to the container side; in the middle: to run. signals: a signalfd with what was sent
     # to run. lifeline, alive: a pipe, the guard reads, and only run has the end to write to.
     # middle: its pid, until it is reaped. pid_1: as the host sees it. code: a pipe to PID 1.
-    # pasta: its pid, if there is one; pasta_says: to wait for its standard error, a pipe.
+    # pasta: its pid, if there is one; pasta_pipe: its standard error, as wait() takes it.
     socket: "_socket.socket"
     signals = lifeline = alive = code = middle = middle_fd = pid_1 = pid_1_fd = 0
     pasta, pasta_said = 0, ""
-    pasta_says: "dict[int, int]" = {}
+    pasta_pipe: "dict[int, int]" = {}
     description: "dict[str, Any]"  # as child gets it
     filter = b""  # the seccomp program
     cgroups: "list[Cgroup]" = []
@@ -376,7 +377,6 @@ def hold_signals(host: "Host") -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would cost us exit codes
     mask = sum(1 << number - 1 for number in held)
     host.signals = libc("signalfd", -1, struct(128, mask), os.O_CLOEXEC)
-    host.lifeline, host.alive = os.pipe()
 
 
 def find_root(host: "Host") -> None:
@@ -395,7 +395,7 @@ def find_root(host: "Host") -> None:
             raise Failure(f"{volume} is a link that somebody else can have made; name what it "
                           "leads to")
     host.find_user()
-    host.description = {**vars(host), "terminal": None}  # of run alone is only that, so far
+    host.description = {**vars(host), "terminal": None}  # marshal cannot carry one
 
 
 def choose_terminal(host: "Host") -> None:
@@ -423,6 +423,7 @@ def fork_middle(host: "Host") -> None:
 
     fork(2), pid_namespaces(7).
     """
+    host.lifeline, host.alive = os.pipe()  # the guard reads: when run dies, it sees end of file
     host.socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
     host.middle = os.fork()
     if host.middle == 0:
@@ -432,28 +433,14 @@ def fork_middle(host: "Host") -> None:
 
 
 def meet_pid_1(host: "Host") -> None:
-    """Learn who PID 1 is on the host, from the middle. pidfd_open(2)."""
+    """Learn PID 1's number on the host, for its cgroup and its signals. pidfd_open(2)."""
     # A number is enough: the middle keeps a PID 1 that has ended until run is through.
     host.pid_1 = int(wait_for(host, "forked"))
     host.pid_1_fd = os.pidfd_open(host.pid_1)
 
 
-def make_leaf(host: "Host") -> None:
-    """A cgroup of its own below the prepared one: the limits there hold, these only tighten.
-
-    cgroups(7). Version 2 takes PID 1 in now, since the first write of another's pid waits
-    12–14 ms for an RCU grace period. In version 1, PID 1 writes for itself: join_cgroup().
-    """
-    asked = {"pids": host.pids_limit, "memory": host.memory, "cpu": round(host.cpus * CPU_PERIOD)}
-    for cgroup in host.cgroups:
-        cgroup.make_leaf(host.leaf)
-        cgroup.limit(asked[cgroup.controller])
-    for cgroup in {cgroup.leaf: cgroup for cgroup in host.cgroups}.values():  # once in each
-        cgroup.admit(host.pid_1)
-
-
 def map_ids(host: "Host") -> None:
-    """Which ids outside the ids inside stand for: root in the container is nobody on the host.
+    """Root in the container is not the host's: each id inside stands for another one outside.
 
     user_namespaces(7). Only root may write several ranges; for a normal user newuidmap(1)
     looks up in /etc/subuid whether they are theirs.
@@ -475,12 +462,13 @@ def start_pasta(host: "Host") -> None:
 
     pasta(1). It is in the host's network, and holds the device that is the container's way out.
     """
-    run, (heard, says) = os.getpid(), os.pipe()
-    host.pasta_says = {heard: POLLIN}
+    parent = os.getpid()
+    heard, says = os.pipe()
+    host.pasta_pipe = {heard: POLLIN}
     host.pasta = os.fork()
     if host.pasta == 0:
         try:
-            become_pasta(host, run, says)
+            become_pasta(host, parent, says)
         except Exception as error:
             os.write(says, os.fsencode(what_failed(error)[0]))
         finally:
@@ -488,7 +476,7 @@ def start_pasta(host: "Host") -> None:
     os.close(says)
 
 
-def become_pasta(host: "Host", run: int, says: int) -> None:
+def become_pasta(host: "Host", parent: int, says: int) -> None:
     """In a child of run's: give up the caller's rights, and execute pasta.
 
     setns(2), capabilities(7). It enters the container's user namespace, as nobody there if run is
@@ -505,7 +493,7 @@ def become_pasta(host: "Host", run: int, says: int) -> None:
     libc("prctl", PR_SET_KEEPCAPS, 1)
     change_user(nobody, nobody, [])  # and from here on it dies with run
     keep_capabilities(host)
-    if os.getppid() != run:
+    if os.getppid() != parent:
         return
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
@@ -523,14 +511,29 @@ def try_port(kind: str, address: str, port: int, inside: int) -> str:
     """A port as pasta(1) takes it. Raises OSError if it is not free, which pasta might not see."""
     is_tcp = kind == "tcp"
     probe = _socket.socket(type=_socket.SOCK_STREAM if is_tcp else _socket.SOCK_DGRAM)
-    # A port that was left just now is free; but at one of UDP, several could listen with this.
+    # A TCP port that was left just now is free. For UDP this would let two listen at one port.
     probe.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, is_tcp)
     try:
         probe.bind((address, port))
     except OSError as error:
-        raise OSError(error.errno, f"bind: {error.strerror}", f"--publish {port}/{kind}") from None
+        raise OSError(error.errno, f"bind: {error.strerror}",
+                      f"--publish {address}:{port}/{kind}") from None
     probe.close()
     return f"{address}/{port}:{inside}".removeprefix("0.0.0.0/")
+
+
+def make_leaf(host: "Host") -> None:
+    """A cgroup of its own below the prepared one: the limits there hold, these only tighten.
+
+    cgroups(7). Version 2 takes PID 1 in now, since the first write of another's pid waits
+    12–14 ms for an RCU grace period. In version 1, PID 1 writes for itself: join_cgroup().
+    """
+    asked = {"pids": host.pids_limit, "memory": host.memory, "cpu": round(host.cpus * CPU_PERIOD)}
+    for cgroup in host.cgroups:
+        cgroup.make_leaf(host.leaf)
+        cgroup.limit(asked[cgroup.controller])
+    for cgroup in {cgroup.leaf: cgroup for cgroup in host.cgroups}.values():  # once in each
+        cgroup.admit(host.pid_1)
 
 
 def clone_mounts(host: "Host") -> None:
@@ -607,8 +610,8 @@ def sweep_leaves(host: "Host") -> None:
 def await_exec(host: "Host") -> None:
     """Wait for "exec", then for the socket's end: exec closes it, and PID 1 is the command.
 
-    pidfd_getfd(2): a terminal on its way in a message would count for an id that containers
-    share, and 20,000 of another one's could be in the way (unix(7), ETOOMANYREFS).
+    pidfd_getfd(2) fetches the terminal from PID 1. In a message it would count for its user id,
+    which containers share: another one could use up that limit (unix(7), ETOOMANYREFS).
     """
     if host.has_terminal:
         host.terminal.open(*[libc("syscall", PIDFD_GETFD, host.pid_1_fd, int(fd), 0)
@@ -630,12 +633,14 @@ def close_loopback(host: "Host") -> None:
     """A packet to 127.0.0.1 that gets to pasta would go on to the host's: the device drops it.
 
     Root inside can send one, and so can any user with SO_BINDTODEVICE. The filter is on pasta's
-    side of the device, which nobody inside can reach: pidfd_getfd(2), TUNATTACHFILTER in Linux.
+    side of the device, which nobody inside can reach: pidfd_getfd(2), and in Linux TUNATTACHFILTER.
     """
     folder = f"/proc/{host.pasta}/fd"
-    device = next(fd for fd in os.listdir(folder)  # pasta opens and closes others meanwhile
-                  if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun"))
-    tun = libc("syscall", PIDFD_GETFD, os.pidfd_open(host.pasta), int(device), 0)
+    devices = [fd for fd in os.listdir(folder)  # pasta opens and closes others meanwhile
+               if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun")]
+    if not devices:
+        raise Failure("--network pasta: pasta has ended")
+    tun = libc("syscall", PIDFD_GETFD, os.pidfd_open(host.pasta), int(devices[0]), 0)
     libc("ioctl", tun, TUNATTACHFILTER, sock_fprog(NOT_LOOPBACK))
     os.close(tun)
 
@@ -651,9 +656,9 @@ def supervise(host: "Host") -> None:
         pass_on(host, number)
     while pid_1 in watched or terminal.is_open and not host.deadline:
         soon = time.monotonic() + 0.2 if terminal.in_background() else 0.0
-        end = min(host.deadline or soon, soon or host.deadline)
-        happened = wait(watched | terminal.wanted() | host.pasta_says, end)
-        if happened.keys() & host.pasta_says.keys():
+        end = min(filter(None, (host.deadline, soon)), default=0.0)
+        happened = wait(watched | terminal.wanted() | host.pasta_pipe, end)
+        if happened.keys() & host.pasta_pipe.keys():
             hear_pasta(host)
         if pid_1 in happened:
             del watched[pid_1]
@@ -675,8 +680,8 @@ def supervise(host: "Host") -> None:
 def pass_on(host: "Host", number: int) -> None:
     """Pass a signal on. If PID 1 has no handler for one that should end it, set the deadline.
 
-    signal(7): the kernel does not give PID 1 the default action of any signal. A second such
-    signal does not wait.
+    pid_namespaces(7): the kernel does not give PID 1 the default action of any signal. A second
+    such signal does not wait.
     """
     terminal, handled = host.terminal, host.init or catches(host.pid_1, number)
     if number == _signal.SIGWINCH and terminal.is_open:
@@ -694,17 +699,19 @@ def pass_on(host: "Host", number: int) -> None:
 
 
 def hear_pasta(host: "Host") -> None:
-    """Keep what pasta says. Its end is an error until the command begins, and one line later."""
-    for fd in host.pasta_says:
-        if said := os.read(fd, 4096):
-            host.pasta_said = f"{host.pasta_said}{os.fsdecode(said)}"[-1000:]
-            return
-    host.pasta_says = {}
+    """Keep what pasta says. Its end fails the start; later the command only loses its network."""
+    for fd in host.pasta_pipe:
+        said = os.read(fd, 4096)
+    if said:
+        host.pasta_said = f"{host.pasta_said}{os.fsdecode(said)}"[-1000:]
+        return
+    os.close(fd)
+    host.pasta_pipe = {}
+    # Its complaint that there is no syslog is nobody's trouble.
     lines = [line for line in host.pasta_said.split("\n") if line and "syslog" not in line]
-    text = "; ".join(["pasta has ended", *lines])
     if not host.executing:
-        raise Failure(f"--network pasta: {text}")
-    say(f"{text}; the container has no network any more")
+        raise Failure(f"--network pasta: {'; '.join(lines) or 'pasta has ended'}")
+    say("; ".join(["pasta has ended", *lines, "the container has no network any more"]))
 
 
 def forward(host: "Host", number: int) -> None:
@@ -728,7 +735,7 @@ def report_limits(host: "Host") -> None:
 def dismiss_guard(host: "Host") -> None:
     """End of file on its lifeline tells the guard to end the container and to tidy up.
 
-    So does our own death, at any moment: there is one way to end, and nothing to hand over.
+    Our own death closes it, too, so the guard needs no other message.
     """
     if host.pasta:
         os.kill(host.pasta, _signal.SIGKILL)  # its device takes a while to go: tidy_up waits
@@ -768,10 +775,10 @@ def unshare_namespaces(host: "Host") -> None:
 
 
 def keep_capabilities(_: "Host") -> None:
-    """Powers over the new namespaces are made ambient: else exec would take them from `child`.
+    """Powers over the new namespaces are made ambient: else exec would take them away.
 
     capabilities(7). `child` stays the caller for that exec: once it is root inside, nobody
-    outside, it could not read a Python or a script below a private directory such as /root.
+    outside, it could not execute a Python below a private directory such as /root.
     """
     last = int(read("/proc/sys/kernel/cap_last_cap"))
     everything = (2 << last) - 1
@@ -794,9 +801,9 @@ except BaseException as error:  # no traceback: run says it, if it is still ther
 def spawn_pid_1(host: "Host") -> None:
     """The first process in the new PID namespace is its PID 1; this file becomes its `child`.
 
-    pid_namespaces(7). posix_spawn(3) is fork and exec in one, without a copy of this Python's
-    memory (1 ms). With -I and -S Python takes nothing from the environment and skips `site`
-    (4 ms).
+    pid_namespaces(7). It is a new Python, and not a copy of this one by fork(2), in whose memory
+    the caller's environment would be. posix_spawn(3) is quicker than fork and exec (1 ms). With -I
+    and -S Python takes nothing from the environment and skips `site` (4 ms).
     """
     code, host.code = os.pipe()
     python = [sys.executable, "-I", "-S", "-c", START, "child", *sys.argv[2:]]
@@ -873,22 +880,13 @@ def join_session(_: "Inside") -> None:
 
 
 def become_root(inside: "Inside") -> None:
-    """From here on uid 0 inside, and outside the id that stands for it.
+    """Only as uid 0 inside may it furnish the container. Outside, that is an id that owns nothing.
 
     setresuid(2).
     """
     change_user(0, 0, [])
     if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
-        os._exit(125)  # end of file: run died before the parent-death signal was set
-
-
-def change_user(user: int, group: int, groups: "list[int]") -> None:
-    """All ids of this process; the last call clears the parent-death signal, so it is set again."""
-    if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
-        os.setgroups(groups)
-    os.setresgid(group, group, group)
-    os.setresuid(user, user, user)
-    libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL)
+        os._exit(125)  # end of file: run is gone, and perhaps the guard was before us, unnoticed
 
 
 def set_hostname(inside: "Inside") -> None:
@@ -913,7 +911,7 @@ def leave_host_mounts(inside: "Inside") -> None:
     """The mount table becomes private: what is mounted from here on does not show on the host.
 
     mount_namespaces(7): systemd shares the host's mounts. Read-only they become, too: /proc/1/exe
-    is still the host's Python, and root outside could write to it (CVE-2019-5736).
+    is still the host's Python, and root of --userns host-root could write to it (CVE-2019-5736).
     """
     if not inside.mounts:  # run is not root, and gave none
         inside.mounts = clone_for(inside, flags=AT_RECURSIVE)
@@ -923,8 +921,8 @@ def leave_host_mounts(inside: "Inside") -> None:
 def lay_over_root(inside: "Inside") -> None:
     """--rm: what the container writes goes to a layer on top of the root, and away with it.
 
-    overlay: Documentation/filesystems/overlayfs.rst; tmpfs(5). The layers are in this mount
-    namespace only while the overlay is made, where /dev will be: it keeps what it needs of them.
+    overlay: Documentation/filesystems/overlayfs.rst; tmpfs(5). The layers are mounted at /dev for
+    a moment: the overlay keeps what it needs of them, and nobody can reach them by a path.
     """
     status = os.fstat(inside.mounts[0])
     mount("/dev", "tmpfs", "nodev,mode=700,size=25%,nr_inodes=256k")
@@ -951,7 +949,7 @@ def make_dev(inside: "Inside") -> None:
     null(4), random(4), pts(4), tmpfs(5). It is made before there is a path into the root, and
     goes there in one piece: nobody who shares the root can put something else in its place.
     """
-    # Read-only means a node's owner and mode: who is root outside could change the host's.
+    # Read-only means a node's owner and mode: root of --userns host-root could change the host's.
     nodes = {f"/dev/{name}": clone_mount(f"/dev/{name}", MOUNT_ATTR_RDONLY) for name in NODES}
     for target, kind, options in inside.layout()[1:]:
         os.makedirs(target, exist_ok=True)
@@ -999,8 +997,7 @@ def open_terminal(inside: "Inside") -> None:
     pty(7), login_tty(3). With the caller's own, what runs inside could type into it (TIOCSTI).
     """
     master, slave = os.openpty()
-    send(inside.socket, f"terminal {master} {slave}")
-    receive(inside.socket)  # run has taken them
+    ask(inside.socket, f"terminal {master} {slave}")  # run has taken them then
     os.mknod("/dev/console")
     attach(clone_mount("/dev/pts/0"), "/dev/console")
     os.fchown(slave, inside.uid, -1)
@@ -1017,8 +1014,7 @@ def await_network(inside: "Inside") -> None:
         if time.monotonic() > end:
             raise Failure("--network pasta: pasta has made no default route in 10 seconds")
         time.sleep(0.001)
-    send(inside.socket, "network")
-    receive(inside.socket)
+    ask(inside.socket, "network")
 
 
 def has_default_route() -> bool:
@@ -1055,14 +1051,14 @@ def mount_volumes(inside: "Inside") -> None:
     open_tree(2), move_mount(2).
     """
     targets = [target for _, target, _ in inside.binds]
-    may_make = os.access("/etc", os.W_OK, effective_ids=True) and RESOLV_CONF
+    may_make = [RESOLV_CONF] * os.access("/etc", os.W_OK, effective_ids=True)
     for name in inside.files:
         path = f"/etc/{name}"
-        if name in inside.names and path not in targets and (mode_of(path) or path == may_make):
+        if name in inside.names and path not in targets and (mode_of(path) or path in may_make):
             attach_inside(inside.names[name], path, path)
         os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
-        if target != RESOLV_CONF or mode_of(target) or target == may_make:
+        if target != RESOLV_CONF or mode_of(target) or target in may_make:
             attach_inside(fd, target, f"--volume {source}:{target}")
 
 
@@ -1099,7 +1095,7 @@ def drop_privileges(inside: "Inside") -> None:
 
 
 def reset_process(_: "Inside") -> None:
-    """A container inherits nothing that it was not given: not even a mask or an ignored signal.
+    """Default signals and personality for the command, whatever the caller blocks or ignores.
 
     personality(2), sigaction(2). Python itself ignores SIGPIPE, which would make
     `yes | head -1` complain; posix_spawn(3) leaves 32 and 33 ignored, which are the C library's
@@ -1142,7 +1138,7 @@ def start_init(inside: "Inside") -> None:
     while True:
         number = _signal.sigwait(_signal.valid_signals())
         if number != _signal.SIGCHLD:
-            os.kill(pid, number)
+            quietly(os.kill, pid, number)  # without CAP_KILL, another user's is not ours to signal
             continue
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
             if ended.si_pid == pid:
@@ -1152,7 +1148,8 @@ def start_init(inside: "Inside") -> None:
 def exec_command(inside: "Inside") -> None:
     """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
     environment, name = inside.environment, inside.command[0]
-    paths = [f"{folder}/{name}" for folder in environment["PATH"].split(":") if folder and name]
+    paths = [f"{folder}/{name}" for folder in environment.get("PATH", PATH).split(":")
+             if folder and name]
     failure = Failure("not in the container's PATH", 127)
     if lesson:
         lesson.tell(exec_command)
@@ -1318,9 +1315,6 @@ def require(fits: object, wanted: str) -> None:
         raise ValueError(wanted)
 
 
-
-
-
 def one_of(words: str) -> "Callable[[str], str]":
     """A reader that takes these words only."""
     def choose(text: str) -> str:
@@ -1458,12 +1452,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     return [int(number) for number in ids], home or "/"
 
 
-def entry_of(word: str, entries: "list[list[str]]") -> "list[str]":
+def entry_of(word: str, lines: "list[list[str]]") -> "list[str]":
     """The entry of passwd(5) or group(5) that a number or a name means, or one with that number."""
     field = 2 * is_number(word)
     word = str(int(word)) if field else word
-    nobody = [":", "", word, "0", "", ""]  # no name has a colon: it is in no group
-    return next((each for each in entries if each[field] == word), nobody)
+    unknown = [":", "", word, "0", "", ""]  # no name has a colon: it is in no group
+    return next((each for each in lines if each[field] == word), unknown)
 
 
 def entries(text: str) -> "list[list[str]]":
@@ -1537,10 +1531,22 @@ def kept_capabilities(container: "Container") -> "dict[str, int]":
         raise Failure(f"python-prctl is missing for {sys.executable}: apt install python3-prctl, "
                       "or pip install python-prctl") from None
     numbers = dict(zip(prctl.ALL_CAP_NAMES, prctl.ALL_CAPS), checkpoint_restore=40)
-    del numbers["last_cap"]  # a limit, not a name
+    numbers.pop("last_cap", None)  # a limit, not a name
     for name in {*container.cap_add, *container.cap_drop} - {*numbers, "all"}:
         raise Failure(f"no capability {name.upper()}; see capabilities(7) for their names")
     return {name: number for name, number in numbers.items() if container.keeps(name)}
+
+
+def change_user(user: int, group: int, groups: "list[int]") -> None:
+    """All ids of this process. That clears the parent-death signal, so it is set after it.
+
+    setresuid(2), setgroups(2), prctl(2).
+    """
+    if read("/proc/self/setgroups") == "allow":  # a normal user with a single id may not
+        os.setgroups(groups)
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+    libc("prctl", PR_SET_PDEATHSIG, _signal.SIGKILL)
 
 
 # ── Mounts and paths ─────────────────────────────────────────────────────────────────────────
@@ -1570,6 +1576,7 @@ def clone_for(container: "Container", idmap: int = 0, flags: int = 0) -> "list[i
     for source, target, read_only in [(container.rootfs, "/", False), *container.binds]:
         attributes = MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY * read_only
         try:
+            # The host's name servers are only read, and may be where there is no idmap.
             mounts.append(clone_mount(source, attributes, idmap * (source != RESOLV_CONF), flags))
         except OSError as error:
             error.filename = f"--volume {source}:{target}" if target != "/" else (
@@ -1631,6 +1638,14 @@ def openat2(folder: int, path: str, resolve: int) -> int:
             pass
 
 
+def is_trusted(path: str) -> bool:
+    """Whether only root, or who called sudo, can have made a file, or can make others in it."""
+    status = os.lstat(path)
+    ours = str(status.st_uid) in ("0", str(os.geteuid()), os.environ.get("SUDO_UID"))
+    writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
+    return ours and not writable
+
+
 def read_inside(root: str, path: str) -> str:
     """A file of a root as text; empty if it is not there, or no regular file.
 
@@ -1641,7 +1656,7 @@ def read_inside(root: str, path: str) -> str:
     try:
         opened.append(openat2(opened[0], path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
         status = os.fstat(opened[1])
-        ours = os.geteuid() in (0, status.st_uid)  # who may leave no trace of reading: --rm
+        ours = os.geteuid() in (0, status.st_uid)  # only they may read without a new access time
         if stat.S_ISREG(status.st_mode):
             return read(f"/proc/self/fd/{opened[1]}", flags=os.O_NOATIME * ours)
         return ""
@@ -1699,7 +1714,7 @@ class Cgroup:
     def make_leaf(self, name: str) -> None:
         """Make the leaf and lock it: an unlocked leaf is an orphan, which anybody may sweep."""
         self.leaf = f"{self.path}/{name}"
-        self.before = self.refused_above()
+        self.refused_before = self.refused_above()
         ours = mode_of(self.leaf)  # with another controller of version 2
         while not ours:
             try:
@@ -1709,7 +1724,7 @@ class Cgroup:
             except PermissionError:
                 raise Failure(f"cgroup {self.path} is not yours: sudo ./cgroup.sh hands it to its "
                               "caller, --cgroup-parent none does without limits") from None
-            ours = lock(self.leaf) >= 0  # else it was swept before: again
+            ours = lock(self.leaf) >= 0  # stays open, and so locked; else it was swept: again
 
     def limit(self, value: int) -> None:
         """Tighten what the leaf may have: processes, bytes, or microseconds in CPU_PERIOD.
@@ -1752,7 +1767,7 @@ class Cgroup:
         if not hits or peak < limit or limit >= above:  # its own was not the one that it met
             limit, whose = above, f"cgroup {os.path.basename(self.path)}"
         if not hits and peak > 1:
-            hits = self.refused_above() - self.before
+            hits = self.refused_above() - self.refused_before
         text = text.format(limit / unit, hits, whose).replace(" 1 times", " once")
         return text.replace(" 1 processes", " 1 process") * (hits > 0)
 
@@ -1793,7 +1808,7 @@ def controllers() -> "dict[str, tuple[int, str]]":
     """Which version has a controller, and where it is mounted, from /proc/self/mountinfo."""
     found = {}
     for line in read("/proc/self/mountinfo").split("\n"):
-        top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(None, 2)
+        top, (kind, _, options) = line.split()[4], line.split(" - ")[1].split(" ", 2)
         if kind.startswith("cgroup") and mode_of(f"{top}/cgroup.procs"):  # else it is hidden
             names = read(f"{top}/cgroup.controllers").split() or options.split(",")
             found.update(dict.fromkeys(names, (int(kind[6:] or 1), top)))
@@ -1841,7 +1856,7 @@ class Terminal:
 
     is_open = False  # the container's, and run relays it
     master = slave = -1
-    thread = -1  # a pipe; its end: the thread has shown everything; ours: hang up
+    thread = -1  # our end of a pipe to the thread that shows output: one closes, the other stops
     typed = b""  # on the way to the container
     keyboard = False  # the caller's is ours to read
     trouble: "OSError | None" = None  # from writing to standard output
@@ -1849,7 +1864,10 @@ class Terminal:
     raw: "list[Any]"  # the same, with every key handed to the container
 
     def choose(self, host: "Host") -> None:
-        """See what standard input is. Raises Failure for -i -t without a terminal."""
+        """See whose the keyboard is; in the background the command gets none.
+
+        Raises Failure for -i -t without a terminal.
+        """
         if host.tty and host.interactive and not os.isatty(0):
             raise Failure("the input device is not a TTY; leave out -t")
         if host.has_terminal and os.isatty(0):
@@ -1904,8 +1922,10 @@ class Terminal:
                 raise Failure(f"-t: {error}; see ulimit -u, ulimit -v and free") from None
 
     def in_background(self) -> bool:
-        """Whether the keyboard is somebody else's; take it as soon as it is ours: `fg` in bash
-        sends no signal to a job that runs."""
+        """Take the keyboard if it is ours by now. Returns whether it is somebody else's.
+
+        `fg` in bash sends no signal to a job that runs: it has to be asked again and again.
+        """
         if not self.keyboard:
             self.take()
         return self.is_open and self.original is not None and not self.keyboard
@@ -2002,6 +2022,7 @@ def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int,
     for family in (AF_VSOCK, AF_ALG):  # to the hypervisor; to the kernel's own cryptography
         yield eperm, "socket", 0, 0xFFFFFFFF, family
     top, low = 1 << 31, 1
+    # Refused: the top bit clear and a flag set; the top bit set and any other bit clear.
     while low < top:  # personality: 0, its two harmless flags, and asking (all bits set)
         if low not in (PER_LINUX32, UNAME26):
             yield eperm, "personality", 0, top | low, low
@@ -2010,7 +2031,7 @@ def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int,
 
 
 def refuse(number: int) -> int:
-    """SECCOMP_RET_ERRNO."""
+    """The action that makes a call fail with this error: SECCOMP_RET_ERRNO, seccomp(2)."""
     return 0x00050000 | number
 
 
@@ -2162,14 +2183,6 @@ BUSYBOX_FILES = {
 }
 
 
-def is_trusted(path: str) -> bool:
-    """Whether only root, or who called sudo, can have made a file, or can make others in it."""
-    status = os.lstat(path)
-    ours = str(status.st_uid) in ("0", str(os.geteuid()), os.environ.get("SUDO_UID"))
-    writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
-    return ours and not writable
-
-
 def root_entries(path: str) -> "set[str]":
     """What is in a root, but for the file that keeps an empty alpine-fs in git. Raises Failure."""
     try:
@@ -2260,8 +2273,9 @@ def fill_from(source: str = "", *, sha256: str = "") -> None:
 
     if not source:
         machine = os.uname().machine
-        source = ALPINE.format(machine)
-        sha256 = ALPINE_SHA256.get(machine, "one that is known here; give pull a FILE or a URL")
+        if machine not in ALPINE_SHA256:
+            raise Failure(f"no Alpine is known here for {machine}; give pull a FILE or a URL")
+        source, sha256 = ALPINE.format(machine), ALPINE_SHA256[machine]
     with open(download(source) if "://" in source else source, "rb") as archive:
         try:
             found = hashlib.file_digest(archive, "sha256").hexdigest()
@@ -2334,9 +2348,9 @@ TOLD = """
 find_root           the root: {rootfs}
 find_cgroups        finds the cgroup {cgroup_parent}
 fork_middle         forks the middle, {middle}
-make_leaf           makes {leaf}, with {limits}
 map_ids             uid 0–{count} inside = {first}–{last} outside
 start_pasta         starts pasta, {pasta}, between both networks
+make_leaf           makes {leaf}, with {limits}
 clone_mounts        shows the root and the volumes with shifted owners
 compile_seccomp     compiles the filter
 say_go              says "go"
@@ -2461,9 +2475,7 @@ class Lesson:
         if self.process == "host":
             self.print(text)
         elif self.side.socket.fileno() >= 0:  # the middle closes it in the end
-            send(self.side.socket, f"tell {text}")
-            if not receive(self.side.socket)[0]:
-                os._exit(125)  # run is gone
+            ask(self.side.socket, f"tell {text}")
 
     def print(self, text: str) -> None:
         """In run: print a step's lines, which are indented, and its calls; or a heading."""
@@ -2514,11 +2526,6 @@ class Lesson:
         known = {128 + each: f"{code} = 128 + {each:d}: {each.name}" for each in signal.Signals}
         end = END.format_map({**self.seen, "exit_code": known.get(code, code)})
         write_lines(*map(printable, end.split("\n")))
-
-
-def write_lines(*lines: str) -> None:
-    """On standard error, whether or not somebody reads them."""
-    quietly(write_all, 2, "".join(f"{line}\n" for line in lines).encode())
 
 
 def about(step: "Step") -> "tuple[str, str]":
@@ -2651,6 +2658,13 @@ def receive(socket: "_socket.socket") -> "tuple[bytes, list[int]]":
     return data, [fd for _, _, rights in control for fd in memoryview(rights).cast("i")]
 
 
+def ask(socket: "_socket.socket", message: str) -> None:
+    """Send a message, and wait for run's answer. Without one run is gone: nothing may go on."""
+    send(socket, message)
+    if not receive(socket)[0]:
+        os._exit(125)
+
+
 def take_signal(host: "Host") -> None:
     """Before the command begins, a signal that ends run ends the start; others are kept for it."""
     number = read_signal(host.signals)
@@ -2667,11 +2681,11 @@ def wait_for(host: "Host", expected: str) -> str:
     socket = host.socket.fileno()
     while True:
         watched = dict.fromkeys((host.signals, socket, host.middle_fd), POLLIN)
-        happened = wait(watched | host.pasta_says)
+        happened = wait(watched | host.pasta_pipe)
         if host.signals in happened and socket not in happened:  # what was said first comes first
             take_signal(host)
             continue
-        if happened.keys() == host.pasta_says.keys():
+        if happened.keys() & host.pasta_pipe.keys():  # why it ended, before that it did
             hear_pasta(host)
             continue
         message = os.fsdecode(receive(host.socket)[0]) if socket in happened else ""
@@ -2687,7 +2701,7 @@ def wait_for(host: "Host", expected: str) -> str:
         send(host.socket, "told")
 
 
-# ── Errors ───────────────────────────────────────────────────────────────────────────────────
+# ── Errors and output ────────────────────────────────────────────────────────────────────────
 
 
 class Failure(Exception):
@@ -2711,13 +2725,13 @@ HINTS = {  # what the user can do about a function that was refused for a known 
     "unshare ENOSPC": "are user namespaces allowed? see /proc/sys/user/max_user_namespaces",
     "mount_setattr EINVAL": "this file system has no idmapped mounts: use ext4, xfs, btrfs or "
                             "tmpfs, or spell out --userns host-root",
-    "bind EPERM": "pasta is nobody on the host: take a port from 1024 on, or see sysctl "
+    "bind EPERM": "pasta has no rights on the host: take a port from 1024 on, or see sysctl "
                   "net.ipv4.ip_unprivileged_port_start",
     "mount EPERM": "inside another container its /proc may be masked: start that one with "
                    "--security-opt systempaths=unconfined",
-    "mount ENODEV": "this kernel has no such file system; do without --rm",
-    "mount EINVAL": "an overlay cannot lie over this root: is it on an overlay itself, or is "
-                       "something mounted below it? copy the root, or do without --rm",
+    "mount ENODEV": "this kernel has no such file system",
+    "mount EINVAL": "with --rm, an overlay cannot lie over this root: is it on an overlay itself, "
+                    "or is something mounted below it? copy the root, or do without --rm",
     "EMFILE": "is a limit of yours too low? see ulimit -n",
     "EAGAIN": "is a limit of yours too low? see ulimit -u",
     "ENOMEM": "is a limit of yours too low? see ulimit -v",
@@ -2752,6 +2766,11 @@ def what_failed(error: "Exception") -> "tuple[str, int]":
 def printable(text: str) -> str:
     """A text from outside this file, without what a terminal would obey or UTF-8 cannot have."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def write_lines(*lines: str) -> None:
+    """On standard error, whether or not somebody reads them."""
+    quietly(write_all, 2, "".join(f"{line}\n" for line in lines).encode())
 
 
 def say(text: str) -> None:
@@ -2996,7 +3015,7 @@ CAPABILITY_VERSION_3, CAP_KILL, SECCOMP_MODE_FILTER = 0x20080522, 5, 2
 SCMP_ACT_ALLOW, SCMP_FLTATR_ACT_BADARCH, SCMP_CMP_MASKED_EQ, SCMP_ERROR = 0x7FFF0000, 2, 7, -1
 # BPF, struct sock_filter: load the call's number; if it is not greater, skip one; ENOSYS.
 NEWER_CALLS = struct(8, 0x20, 0x01000025 | LAST_CALL << 32, 0x06 | refuse(errno.ENOSYS) << 32)
-# For frames on their way out: IPv4 but 127.0.0.0/8 and 0.0.0.0/8, IPv6 but ::/32, and what is none.
+# Goes out: IPv4 but to 127.0.0.0/8 and 0.0.0.0/8; IPv6 but to ::/32; what is neither, as ARP is.
 NOT_LOOPBACK = struct(
     8, 0x28 | 12 << 32, 0x03000015 | 0x0800 << 32, 0x30 | 30 << 32, 0x00050015 | 127 << 32,
     0x03040015, 0x02000015 | 0x86DD << 32, 0x20 | 38 << 32, 0x00010015, 0x06 | 0xFFFFFFFF << 32, 6)
