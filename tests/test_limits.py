@@ -188,3 +188,9 @@ def test_no_leaf_is_left_after_the_container_was_killed(start, own_parent):
 def test_no_leaf_is_left_when_there_was_nothing_to_run(run, own_parent, garbage):
     one_line(run(garbage, parent=own_parent), 127)
     assert leaves(own_parent) == []
+
+
+def test_a_mount_without_a_source_hides_no_cgroup(run):
+    """mount(2) takes an empty one, and mountinfo has two blanks there."""
+    mount = "mount -t tmpfs '' /mnt && exec \"$@\""
+    assert fine(run("true", prefix=["unshare", "--mount", "sh", "-c", mount, "sh"])) == b""

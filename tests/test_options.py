@@ -59,6 +59,10 @@ def test_the_command_is_looked_for_on_the_path_that_env_gives(run):
     one_line(run("-e", "PATH=/nowhere", "ls"), 127)
 
 
+def test_a_command_is_found_where_neither_side_has_a_path(run):
+    assert fine(run("-e", "PATH", "true", prefix=["env", "-u", "PATH"])) == b""
+
+
 # --- --workdir ---------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from signal import (
 )
 
 import pytest
-from containers import comm, leaves, state, wait_until
+from containers import comm, leaves, needs_alpine, state, wait_until
 
 ENDING = [SIGTERM, SIGINT, SIGHUP, SIGQUIT]
 OTHERS = [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP]
@@ -234,6 +234,20 @@ def test_init_ends_with_its_command_and_its_code(background):
     container = background("--init", "sh", "-c", "sleep 1000 & exit 5")
     assert container.wait() == 5
     assert container.is_gone()
+
+
+@needs_alpine
+def test_init_goes_on_when_it_may_not_pass_a_signal_on(background):
+    """The command has become another user, whom PID 1 may not signal without CAP_KILL."""
+    reading, writing = os.pipe()
+    words = ["su", "-s", "/bin/sh", "guest", "-c", "echo ready; exec cat"]
+    container = background("--init", "--cap-drop", "KILL", *words, stdin=reading)
+    os.close(reading)
+    container.expect(b"ready\n")
+    container.signal(SIGUSR1)
+    time.sleep(0.5)
+    os.close(writing)
+    assert container.wait() == 0
 
 
 @pytest.mark.parametrize("options, left", [([], "Z"), (["--init"], "")], ids=["without", "with"])
