@@ -145,12 +145,12 @@ def ask(pid: int, address: str, port: int, kind: int = socket.SOCK_STREAM) -> by
     """What a server says to a client in that network namespace; nothing if it does not."""
     with socket_in(pid, family(address), kind) as client:
         client.settimeout(0.5)
-        try:
-            client.connect((address, port))
-            client.send(QUESTION)  # first: some versions of pasta complete the connection then
-            return client.recv(4096)
-        except OSError:
-            return b""
+        for _ in range(10 if kind == socket.SOCK_DGRAM else 1):  # a datagram may get lost
+            with suppress(OSError):
+                client.connect((address, port))
+                client.send(QUESTION)  # first: some versions of pasta complete the connection then
+                return client.recv(4096)
+    return b""
 
 
 def is_free(pid: int, port: int) -> bool:
