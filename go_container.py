@@ -710,6 +710,7 @@ def hear_pasta(host: "Host") -> None:
     # Its complaint that there is no syslog is nobody's trouble.
     lines = [line for line in host.pasta_said.split("\n") if line and "syslog" not in line]
     if not host.executing:
+        lines += ["is /dev/net/tun open to all users?"] * ("tun socket" in host.pasta_said)
         raise Failure(f"--network pasta: {'; '.join(lines) or 'pasta has ended'}")
     say("; ".join(["pasta has ended", *lines, "the container has no network any more"]))
 
