@@ -1832,6 +1832,7 @@ def remove_leaves(cgroups: "list[Cgroup]", name: str, patience: float = 1.0) -> 
         while True:
             try:
                 os.rmdir(name, dir_fd=cgroup.parent)
+                break  # not again: whose it was may have made another one by now
             except FileNotFoundError:  # it is gone, or never was
                 break
             except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -46,6 +47,22 @@ def test_fifty_at_once_survive_sweeping_and_killing(background, wide):
             subprocess.run([CGROUP_SH, "--name", wide], check=True, capture_output=True)
     for container in running:
         assert (container.wait(60), container.errors) == (7, b"")
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace: apt-get install strace")
+def test_a_leaf_that_was_taken_for_an_orphan_is_made_again_and_stays(background, run, own_parent):
+    """Another run finds it before its maker has locked it. That one must remove it once only:
+    what is there afterwards is locked, and a container is about to enter it."""
+
+    def slowly(call: str) -> list[str]:
+        return ["strace", "-qq", "-o", "/dev/null", "-e", f"inject={call}"]
+
+    maker = background("true", parent=own_parent, prefix=slowly("flock:delay_enter=500000"))
+    assert wait_until(lambda: leaves(own_parent))
+    sweeper = run("true", parent=own_parent, prefix=slowly("unlinkat:delay_exit=1200000"))
+    assert (maker.wait(), maker.errors) == (0, b"")
+    assert fine(sweeper) == b""
+    assert not leaves(own_parent)
 
 
 def open_files() -> int:
