@@ -2207,7 +2207,7 @@ def pull(words: "list[str]") -> int:
     path = root_path(options["rootfs"])
     if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    sources = [each if "://" in each else os.path.abspath(each) for each in sources]
+    sources = [each if "://" in each else os.path.join(os.getcwd(), each) for each in sources]
     replace_root(path, fill_from_busybox if options["busybox"] else
                  lambda: fill_from(*sources, sha256=options["sha256"]))
     return 0
