@@ -740,6 +740,8 @@ def dismiss_guard(host: "Host") -> None:
     """
     if host.pasta:
         os.kill(host.pasta, _signal.SIGKILL)  # its device takes a while to go: tidy_up waits
+    if host.pid_1_fd:  # it has ended, unless the start has failed; the guard may have been killed
+        forward(host, _signal.SIGKILL)
     middle, host.middle = host.middle, 0  # what fails here is not tried again
     host.socket.close()  # whoever still waits for a message sees its end
     os.close(host.alive)
@@ -880,14 +882,12 @@ def join_session(_: "Inside") -> None:
         libc("syscall", KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None, path="keyctl")
 
 
-def become_root(inside: "Inside") -> None:
+def become_root(_: "Inside") -> None:
     """Only as uid 0 inside may it furnish the container. Outside, that is an id that owns nothing.
 
     setresuid(2).
     """
     change_user(0, 0, [])
-    if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
-        os._exit(125)  # end of file: run is gone, and perhaps the guard was before us, unnoticed
 
 
 def set_hostname(inside: "Inside") -> None:
@@ -1154,6 +1154,8 @@ def exec_command(inside: "Inside") -> None:
     failure = Failure("not in the container's PATH", 127)
     if lesson:
         lesson.tell(exec_command)
+    if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
+        os._exit(125)  # end of file: run is gone, and perhaps the guard was before we could notice
     send(inside.socket, "exec")
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     for path in [name] if "/" in name else paths:

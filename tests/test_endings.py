@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM
 from typing import Any, NamedTuple
@@ -275,3 +277,25 @@ def test_of_two_leaves_only_the_one_in_use_is_left(background, parent, sweep):
     left = cgroup_path(other.pid_1, "pids").rsplit("/")[-1]
     assert {Path(path).name for path in leaves(parent)} == {left}
     assert len(both) == 2 * len(leaves(parent))
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace: apt-get install strace")
+def test_a_guard_that_is_killed_when_no_death_signal_is_set_leaves_nothing(background, parent):
+    """A change of the user clears PID 1's parent-death signal, until it is set again: strace makes
+    that take a second. run sees that the guard is dead, and has to end PID 1 itself."""
+    others = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1 - 14  # dropped, by prctl
+    delay = f"inject=prctl:delay_enter=1000000:when={others + 2}"
+    prefix = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", delay]
+    container = background("--user", "1000", "sleep", "1000", prefix=prefix)
+
+    def in_between() -> bool:
+        with suppress(AssertionError, FileNotFoundError):  # there is no PID 1 yet
+            status = Path(f"/proc/{container.pid_1}/status").read_text()
+            return "CapBnd:\t00000000a80425fb\n" in status
+        return False
+
+    assert wait_until(in_between)
+    os.kill(container.guard, SIGKILL)
+    assert container.wait() == 125
+    assert container.is_gone(0.5)
+    assert not leaves(parent)
