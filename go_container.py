@@ -269,9 +269,7 @@ class Container:
             raise Failure("--publish goes with --network pasta; with the host's network, the "
                           "command's ports are the host's")
         self.files = dict(NAMES)
-        servers = {line.split()[-1] for line in read(RESOLV_CONF).split("\n")
-                   if line.startswith("nameserver")}
-        if self.network == "pasta" and {server[:4] for server in servers} == {"127."}:
+        if self.network == "pasta" and asks_only_itself(read(RESOLV_CONF)):
             self.files["resolv.conf"] = f"nameserver {PASTA_DNS}\n"
         elif self.network != "none" and RESOLV_CONF not in targets and mode_of(RESOLV_CONF, True):
             self.binds.append((RESOLV_CONF, RESOLV_CONF, True))
@@ -308,6 +306,13 @@ class Container:
         """LAYOUT as this container can have it: with a single id there is no group tty."""
         return [(target, kind, options if self.ids > 5 else options.removesuffix(",gid=5"))
                 for target, kind, options in LAYOUT]
+
+
+def asks_only_itself(resolv_conf: str) -> bool:
+    """Whether all name servers of the host are at 127.…, where only the host reaches them."""
+    servers = [line.split()[-1] for line in resolv_conf.split("\n")
+               if line.startswith("nameserver")]
+    return servers != [] and all(server.startswith("127.") for server in servers)
 
 
 class Host(Container):
@@ -700,9 +705,8 @@ def pass_on(host: "Host", number: int) -> None:
 
 def hear_pasta(host: "Host") -> None:
     """Keep what pasta says. Its end fails the start; later the command only loses its network."""
-    for fd in host.pasta_pipe:
-        said = os.read(fd, 4096)
-    if said:
+    [fd] = host.pasta_pipe
+    if said := os.read(fd, 4096):
         host.pasta_said = f"{host.pasta_said}{os.fsdecode(said)}"[-1000:]
         return
     os.close(fd)
