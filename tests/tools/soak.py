@@ -35,6 +35,9 @@ MARK = f"SOAK_MARK={NAME}"  # in the environment of every process that belongs t
 PATIENCE = 120  # seconds until a launch counts as one that hangs
 GROWTH = 16 << 20  # bytes that the kernel may have in use for other reasons
 A_LAUNCH = 8 << 10  # or this for each: what it forgets under pressure only. A namespace is more
+# Without udev only root may open /dev/net/tun, and pasta is not root: here everybody may.
+OPEN_TUN = """mount -t tmpfs -o mode=755 tmpfs /mnt && mknod -m 666 /mnt/tun c 10 200 &&
+    mount --bind /mnt/tun /dev/net/tun && umount -l /mnt"""
 
 
 # --- One launch --------------------------------------------------------------------------------
@@ -54,6 +57,8 @@ class Launch:
             (0.3, ["--pids-limit", str(chance.randrange(4, 20))]),
             (0.2, ["--cpus", "0.5"]),
             (0.3, ["--network", "none"]),
+            (0.2, ["--network", "pasta"]),
+            (0.3, ["--rm"]),
             (0.2, ["--read-only"]),
             (0.2, ["--init"]),
             (0.2, ["--user", "1000:1000"]),
@@ -283,12 +288,15 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--seed", default=str(random.randrange(1 << 30)))
     arguments = parser.parse_args()
+    if not Path(arguments.rootfs, "bin").is_dir():
+        sys.exit(f"soak.py needs a root in {arguments.rootfs}: go_container.py pull makes one")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: strays become our children
     if libc.unshare(0x20000):  # CLONE_NEWNS: what others mount meanwhile is not seen
         sys.exit("soak.py has to be started as root")
     for propagation in ("private", "shared"):
         subprocess.run(["mount", f"--make-r{propagation}", "/"], check=True)
+    subprocess.run(["sh", "-c", OPEN_TUN], check=True)
     limits = ["--pids", "1000", "--memory", "2G"]
     subprocess.run([CGROUP_SH, "--name", NAME, *limits], check=True, stdout=subprocess.DEVNULL)
     try:
