@@ -2178,6 +2178,7 @@ GITIGNORE = "*\n!.gitignore"  # of an empty alpine-fs: git keeps no empty direct
 CURL = """prlimit --fsize=1073741824 curl --show-error --fail --location --proto =http,https
     --max-redirs 10 --max-filesize 1073741824 --connect-timeout 30 --speed-time 30
     --output download"""
+NO_ANSWER = (5, 6, 7, 28)  # curl(1), EXIT CODES: no address, no connection, too slow
 TAR = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
 BUSYBOX_FOLDERS = """root/bin root/dev root/etc root/home root/proc root/root root/sbin root/sys
     root/tmp root/var root/var/tmp"""
@@ -2310,15 +2311,15 @@ def unpack(archive: "BinaryIO", root: str) -> None:
 def download(url: str) -> str:
     """Download with curl, with a progress bar on a terminal. Returns the file's path.
 
-    Raises NoNetwork if there is no answer, Failure if the answer breaks off or is a refusal.
+    Raises Failure, with curl's exit code as its status.
     """
     try:
         spawn(*CURL.split(), "--progress-bar" if os.isatty(2) else "--silent", "--", url)
     except Failure as failure:
-        if failure.status not in (5, 6, 7, 28):  # curl(1), EXIT CODES
-            raise Failure(f"{url} cannot be downloaded: {failure}") from None
-        raise NoNetwork(f"{url} cannot be downloaded: {failure}; three ways out: a network, "
-                        "pull FILE, or pull --busybox (apt install busybox-static)") from None
+        ways_out = ("; three ways out: a network, pull FILE, or pull --busybox (apt install "
+                    "busybox-static)") * (failure.status in NO_ANSWER)
+        raise Failure(f"{url} cannot be downloaded: {failure}{ways_out}",
+                      status=failure.status) from None
     return "download"
 
 
@@ -2341,7 +2342,9 @@ def fill_anyhow() -> None:
     """What run does about an empty alpine-fs: as docker, pull; without a network, busybox."""
     try:
         fill_from()
-    except NoNetwork as failure:
+    except Failure as failure:
+        if failure.status not in NO_ANSWER:
+            raise
         try:
             fill_from_busybox()
         except Failure:
@@ -2718,10 +2721,6 @@ class Failure(Exception):
     def __init__(self, text: str, code: int = 125, status: int = 0) -> None:
         super().__init__(text)
         self.code, self.status = code, status  # status: of a program of the host's that failed
-
-
-class NoNetwork(Failure):
-    """A download that did not even begin."""
 
 
 class Usage(Failure):
