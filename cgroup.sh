@@ -47,11 +47,11 @@ done
 
 case $name in
     '' | . | .. | -* | *[!A-Za-z0-9_.-]*)
-        fail "--name $name: one name of letters, digits, hyphens, underscores and dots" ;;
+        fail "--name $name: not one name of letters, digits, hyphens, underscores and dots" ;;
 esac
 
 case $pids in
-    '' | 0* | *[!0-9]* | ????????*) fail "--pids $pids: a number of processes such as 10" ;;
+    '' | 0* | *[!0-9]* | ????????*) fail "--pids $pids: not a number of processes such as 10" ;;
 esac
 [ "$pids" -le 4194304 ] || fail "--pids $pids: the kernel knows no more than 4194304"
 
@@ -66,7 +66,7 @@ case $number in
             *) bytes=$number ;;
         esac ;;
 esac
-[ "$bytes" -ge 1048576 ] || fail "--memory $memory: a size such as 50M, 1g or 52428800; at least 1M"
+[ "$bytes" -ge 1048576 ] || fail "--memory $memory: not a size such as 50M, 1g or 52428800; at least 1M"
 
 quota=  # microseconds of processor time in every 100 ms
 if [ "$cpus" != none ]; then
@@ -79,7 +79,7 @@ if [ "$cpus" != none ]; then
     quota=${quota#"${quota%%[!0]*}"}  # zeros in front would make it octal
     processors=$(getconf _NPROCESSORS_ONLN)
     if [ "${quota:-0}" -lt 1000 ] || [ "$quota" -gt $((processors * 100000)) ]; then
-        fail "--cpus $cpus: a number of processors such as 0.5, from 0.01 to $processors"
+        fail "--cpus $cpus: not a number of processors such as 0.5, from 0.01 to $processors"
     fi
 fi
 

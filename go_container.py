@@ -31,7 +31,8 @@ Every receive checks for end of file: so each side learns that the other one has
 
 import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _socket, _ctypes
 
-_signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
+if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # as for a script's job with &
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
 
 import sys
 
@@ -268,9 +269,10 @@ class Container:
         if self.publish and self.network != "pasta":
             raise Failure("--publish goes with --network pasta; with the host's network, the "
                           "command's ports are the host's")
-        self.files = dict(NAMES)
-        if self.network == "pasta" and asks_only_itself(read(RESOLV_CONF)):
-            self.files["resolv.conf"] = f"nameserver {PASTA_DNS}\n"
+        aliases = " ".join(dict.fromkeys((self.hostname, self.hostname.split(".")[0])))
+        self.files = {name: text.format(self.hostname, aliases) for name, text in NAMES.items()}
+        if self.network == "pasta" and (own := pasta_resolv_conf(read(RESOLV_CONF))):
+            self.files["resolv.conf"] = own
         elif self.network != "none" and RESOLV_CONF not in targets and mode_of(RESOLV_CONF, True):
             self.binds.append((RESOLV_CONF, RESOLV_CONF, True))
         self.own_root = not options["rootfs"]
@@ -308,11 +310,19 @@ class Container:
                 for target, kind, options in LAYOUT]
 
 
-def asks_only_itself(resolv_conf: str) -> bool:
-    """Whether all name servers of the host are at 127.…, where only the host reaches them."""
-    servers = [line.split()[-1] for line in resolv_conf.split("\n")
-               if line.startswith("nameserver")]
-    return servers != [] and all(server.startswith("127.") for server in servers)
+def pasta_resolv_conf(text: str) -> str:
+    """The host's resolv.conf(5) with pasta's name server, if only the host reaches all of its own.
+
+    These are at 127.… or at ::1. Empty if the host's can be used as it is.
+    """
+    servers, others = [], [f"nameserver {PASTA_DNS}"]
+    for line in text.split("\n"):
+        if line.startswith("nameserver"):
+            servers.append(line.split()[-1])
+        else:
+            others.append(line)
+    alone = servers and all(each.startswith("127.") or each == "::1" for each in servers)
+    return "\n".join([*others, ""]) if alone else ""
 
 
 class Host(Container):
@@ -438,7 +448,10 @@ def fork_middle(host: "Host") -> None:
 
 
 def meet_pid_1(host: "Host") -> None:
-    """Learn PID 1's number on the host, for its cgroup and its signals. pidfd_open(2)."""
+    """Learn PID 1's number on the host, for its cgroup and its signals.
+
+    pidfd_open(2).
+    """
     # A number is enough: the middle keeps a PID 1 that has ended until run is through.
     host.pid_1 = int(wait_for(host, "forked"))
     host.pid_1_fd = os.pidfd_open(host.pid_1)
@@ -522,9 +535,9 @@ def try_port(kind: str, address: str, port: int, inside: int) -> str:
         probe.bind((address, port))
     except OSError as error:
         raise OSError(error.errno, f"bind: {error.strerror}",
-                      f"--publish {address}:{port}/{kind}") from None
+                      f"--publish {address or '0.0.0.0'}:{port}/{kind}") from None
     probe.close()
-    return f"{address}/{port}:{inside}".removeprefix("0.0.0.0/")
+    return f"{address}/{port}:{inside}".removeprefix("/")
 
 
 def make_leaf(host: "Host") -> None:
@@ -624,6 +637,7 @@ def await_exec(host: "Host") -> None:
         send(host.socket, "taken")
     if host.pasta:
         wait_for(host, "network")
+        check_udp_ports(host)
         close_loopback(host)
         send(host.socket, "closed")
     wait_for(host, "exec")
@@ -631,7 +645,15 @@ def await_exec(host: "Host") -> None:
     wait_for(host, "")
     if lesson:
         lesson.let_go()
-    host.terminal.take()
+
+
+def check_udp_ports(host: "Host") -> None:
+    """Two runs that start at once could both have a UDP port: pasta(1) lets others listen there."""
+    places = [line.split()[1] for line in read("/proc/net/udp").split("\n")]
+    for kind, _, port, _ in host.publish:
+        ours = [place for place in places if place.endswith(f":{port:04X}")]
+        if kind == "udp" and len(ours) > len({*ours}):
+            raise Failure(f"--publish {port}/udp: {os.strerror(errno.EADDRINUSE)}")
 
 
 def close_loopback(host: "Host") -> None:
@@ -641,13 +663,18 @@ def close_loopback(host: "Host") -> None:
     side of the device, which nobody inside can reach: pidfd_getfd(2), and in Linux TUNATTACHFILTER.
     """
     folder = f"/proc/{host.pasta}/fd"
-    devices = [fd for fd in os.listdir(folder)  # pasta opens and closes others meanwhile
-               if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun")]
-    if not devices:
-        raise Failure("--network pasta: pasta has ended")
-    tun = libc("syscall", PIDFD_GETFD, os.pidfd_open(host.pasta), int(devices[0]), 0)
+    pasta = os.pidfd_open(host.pasta)
+    for fd in quietly(os.listdir, folder) or ():  # pasta opens and closes others meanwhile
+        if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun"):
+            tun = quietly(libc, "syscall", PIDFD_GETFD, pasta, int(fd), 0)
+            break
+    else:
+        tun = None
+    if tun is None:
+        raise Failure("--network pasta: there is no device of pasta's any more; has it ended?")
     libc("ioctl", tun, TUNATTACHFILTER, sock_fprog(NOT_LOOPBACK))
     os.close(tun)
+    os.close(pasta)
 
 
 def supervise(host: "Host") -> None:
@@ -656,6 +683,7 @@ def supervise(host: "Host") -> None:
     pidfd_open(2), pid_namespaces(7).
     """
     terminal, pid_1 = host.terminal, host.pid_1_fd
+    terminal.take()
     watched = dict.fromkeys((host.signals, pid_1, host.middle_fd), POLLIN)
     for number in host.kept:
         pass_on(host, number)
@@ -716,7 +744,9 @@ def hear_pasta(host: "Host") -> None:
     if not host.executing:
         lines += ["is /dev/net/tun open to all users?"] * ("tun socket" in host.pasta_said)
         raise Failure(f"--network pasta: {'; '.join(lines) or 'pasta has ended'}")
+    host.terminal.give_back()  # to a raw terminal, a line would not end at its left
     say("; ".join(["pasta has ended", *lines, "the container has no network any more"]))
+    host.terminal.take()
 
 
 def forward(host: "Host", number: int) -> None:
@@ -743,6 +773,7 @@ def dismiss_guard(host: "Host") -> None:
     Our own death closes it, too, so the guard needs no other message.
     """
     if host.pasta:
+        deliver(host)
         os.kill(host.pasta, _signal.SIGKILL)  # its device takes a while to go: tidy_up waits
     if host.pid_1_fd:  # it has ended, unless the start has failed; the guard may have been killed
         forward(host, _signal.SIGKILL)
@@ -751,6 +782,20 @@ def dismiss_guard(host: "Host") -> None:
     os.close(host.alive)
     host.exit_code = reap(middle)
     host.terminal.check()
+
+
+def deliver(host: "Host") -> None:
+    """Give pasta a second for what the command sent before its end, and is still on its way.
+
+    proc(5), net/tcp of the container. FIN_WAIT1, LAST_ACK and CLOSING: not all has arrived.
+    """
+    end = time.monotonic() + host.executing
+    while host.pasta_pipe and time.monotonic() < end:
+        lines = [line.split() for file in ("tcp", "tcp6") for line in
+                 (quietly(read, f"/proc/{host.middle}/net/{file}") or "").split("\n")]
+        if not {"04", "09", "0B"} & {state for words in lines for state in words[3:4]}:
+            break
+        time.sleep(0.002)
 
 
 def tidy_up(host: "Host") -> None:
@@ -959,11 +1004,10 @@ def make_dev(inside: "Inside") -> None:
     for target, kind, options in inside.layout()[1:]:
         os.makedirs(target, exist_ok=True)
         mount(target, kind, options)
-    aliases = " ".join(dict.fromkeys((inside.hostname, inside.hostname.split(".")[0])))
     for name, text in inside.files.items():  # of /etc, but nothing is written to the root's disk
         made = f"/dev/{name}"
         try:
-            write(made, text.format(inside.hostname, aliases))
+            write(made, text)
             inside.names[name] = clone_mount(made)
         except OSError as error:
             if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
@@ -999,7 +1043,7 @@ def make_proc(inside: "Inside") -> None:
 def open_terminal(inside: "Inside") -> None:
     """A terminal of the container's own, controlled by PID 1; run relays it to the caller's.
 
-    pty(7), login_tty(3). With the caller's own, what runs inside could type into it (TIOCSTI).
+    pty(7). With the caller's own, what runs inside could type into it (TIOCSTI).
     """
     master, slave = os.openpty()
     ask(inside.socket, f"terminal {master} {slave}")  # run has taken them then
@@ -1017,7 +1061,8 @@ def await_network(inside: "Inside") -> None:
     end = time.monotonic() + 10
     while not has_default_route():
         if time.monotonic() > end:
-            raise Failure("--network pasta: pasta has made no default route in 10 seconds")
+            raise Failure("--network pasta: pasta has made no default route in 10 seconds; has the "
+                          "host one? see ip route")
         time.sleep(0.001)
     ask(inside.socket, "network")
 
@@ -1039,7 +1084,11 @@ def enter_root(inside: "Inside") -> None:
     sys.meta_path.clear()  # no import finds anything any more: the files are not ours now
     carried = [(path, clone_mount(path, flags=AT_RECURSIVE)) for path in ("/dev", "/proc")]
     if inside.has_terminal:  # opened where the container finds it: ttyname(3)
-        os.login_tty(os.open("pts/0", os.O_RDWR | os.O_NOCTTY, dir_fd=carried[0][1]))
+        terminal = os.open("pts/0", os.O_RDWR | os.O_NOCTTY, dir_fd=carried[0][1])
+        libc("ioctl", terminal, TIOCSCTTY, 0)
+        for fd in range(3):  # login_tty(3) would not tell of a dup2(2) that fails
+            os.dup2(terminal, fd)
+        os.close(terminal)
     root = inside.mounts.pop(0)
     os.fchdir(root)
     attach(root, "/")
@@ -1068,9 +1117,10 @@ def mount_volumes(inside: "Inside") -> None:
 
 
 def enter_workdir(inside: "Inside") -> None:
-    """Where the command starts; made if it is missing, as docker does. chdir(2), mount_setattr(2).
+    """Where the command starts; made if it is missing, as docker does.
 
-    --read-only comes after it: it holds for the root alone, not for volumes, /dev and /proc.
+    chdir(2), mount_setattr(2). --read-only comes after it: it holds for the root alone, not for
+    volumes, /dev and /proc.
     """
     if not mode_of(inside.workdir, follow=True):
         os.makedirs(os.path.realpath(inside.workdir))
@@ -1137,7 +1187,7 @@ def start_init(inside: "Inside") -> None:
     capset(inside.capabilities & 1 << CAP_KILL, 0)  # all that it needs from now on
     libc("prctl", PR_SET_NAME, "init")
     # Every user inside could read run's command line: /proc/1/cmdline, proc(5), arg_start.
-    begin, end = map(int, read("/proc/self/stat").rpartition(") ")[2].split()[45:47])
+    begin, end = map(int, stat_of("self")[45:47])
     call("strncpy", begin, "init", end - begin)  # zeros up to the end
     os.closerange(3, 1 << 20)
     while True:
@@ -1145,17 +1195,24 @@ def start_init(inside: "Inside") -> None:
         if number != _signal.SIGCHLD:
             quietly(os.kill, pid, number)  # without CAP_KILL, another user's is not ours to signal
             continue
-        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
-            if ended.si_pid == pid:
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG):
+            if ended.si_code == os.CLD_STOPPED:
+                if ended.si_pid == pid and ended.si_status == _signal.SIGTSTP:
+                    quietly(os.killpg, pid, _signal.SIGCONT)  # no shell is here that could do it
+            elif ended.si_pid == pid:
                 os._exit(ended.si_status + 128 * (ended.si_code != os.CLD_EXITED))
 
 
 def exec_command(inside: "Inside") -> None:
-    """Become the command: the socket closes on exec, and this program is gone. execve(2)."""
+    """Become the command: the socket closes on exec, and this program is gone.
+
+    execve(2).
+    """
     environment, name = inside.environment, inside.command[0]
     paths = [f"{folder}/{name}" for folder in environment.get("PATH", PATH).split(":")
              if folder and name]
-    failure = Failure("not in the container's PATH", 127)
+    failure = Failure("not in the container's PATH; the first word is the command, there are no "
+                      "images", 127)
     if lesson:
         lesson.tell(exec_command)
     if wait({inside.socket.fileno(): POLLIN}, time.monotonic()):
@@ -1358,6 +1415,7 @@ def a_size(text: str) -> int:
     require(unit in UNITS, "not a size such as 50m")
     size = int(a_number(number) * 1024 ** "bkmgt".find(unit[:1]))
     least = MINIMUM_MEMORY[controllers().get("memory", (1, ""))[0]]
+    require(size < 1 << 63, "more than the kernel can count")
     require(size == 0 or size >= least, f"at least {least >> 20}m with this version of cgroups")
     return size
 
@@ -1372,7 +1430,7 @@ def a_name(text: str) -> str:
 def a_variable(text: str) -> "tuple[str, str | None]":
     """K=V, or K with its value here; None takes it away."""
     name, equals, value = text.partition("=")
-    require(name, "no name before the =")
+    require(name, "not K=V or K")
     return name, value if equals else os.environ.get(name)
 
 
@@ -1386,7 +1444,7 @@ def a_volume(text: str) -> "tuple[str, str, bool]":
     """SRC:DST[:ro|rw] as source, target, read-only."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
-    require("/" in source and target and mode in ("", "ro", "rw"),
+    require(("/" in source or source in (".", "..")) and target and mode in ("", "ro", "rw"),
             "not SRC:DST[:ro], SRC with a slash")
     target = a_path(target)
     require(target not in ("/", "/proc", "/dev"), f"the container has a {target} of its own")
@@ -1394,14 +1452,18 @@ def a_volume(text: str) -> "tuple[str, str, bool]":
 
 
 def a_port(text: str) -> "tuple[str, str, int, int]":
-    """[IP:]PORT:PORT[/tcp|udp] as tcp or udp, the host's address and port, the container's port."""
+    """[IP:]PORT:PORT[/tcp|udp] as tcp or udp, the host's address and port, the container's port.
+
+    Without an address it is every address of the host's, IPv6 ones, too.
+    """
     ports, slash, kind = text.partition("/")
     words = ports.split(":")
     require(len(words) in (2, 3) and f"{slash}{kind}" in ("", "/tcp", "/udp")
             and all(is_number(port) and 0 < int(port) < 1 << 16 for port in words[-2:]),
             "not [IP:]PORT:PORT[/udp]")
-    address, outside, inside = ["0.0.0.0", *words][-3:]
-    require(quietly(_socket.inet_pton, _socket.AF_INET, address), f"{address} is no IPv4 address")
+    address, outside, inside = ["", *words][-3:]
+    require(not address or quietly(_socket.inet_pton, _socket.AF_INET, address),
+            f"{address} is no IPv4 address")
     return kind or "tcp", address, int(outside), int(inside)
 
 
@@ -1423,7 +1485,7 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
     "stop_timeout": (a_number, 10.0), "bundle": (os.path.abspath, ""),
 }
-HERE = os.path.dirname(__file__)
+HERE = os.path.dirname(os.path.realpath(__file__))
 
 
 def first_there(*paths: str) -> str:
@@ -1453,9 +1515,12 @@ def look_up_user(user: str, root: str, last: int) -> "tuple[list[int], str]":
     if group:
         ids = [uid, entry_of(group, groups)[2]]
     for number in ids:
-        if not is_number(number) or int(number) > last:
-            raise Failure(f"--user {user}: {number!r} is neither an id from 0 to {last} nor a "
-                          "name in the root's /etc/passwd or /etc/group")
+        if not is_number(number):
+            raise Failure(f"--user {user}: {number!r} is neither a number nor a name in the root's "
+                          "/etc/passwd or /etc/group")
+        if int(number) > last:
+            raise Failure(f"--user {user}: {number} is none of the ids 0 to {last} inside; a "
+                          "normal user's are in /etc/subuid and /etc/subgid")
     return [int(number) for number in ids], home or "/"
 
 
@@ -1856,6 +1921,22 @@ def in_foreground() -> bool:
     return groups <= {None, os.getpgrp()}
 
 
+def ask_sudo() -> None:
+    """Get the keyboard from a sudo(8) with a terminal of its own (use_pty), as cat would.
+
+    What has a pipe for its output begins there in the background. It gets the foreground when it
+    is stopped for want of keys, SIGTTIN, unless sudo itself is in the background.
+    """
+    leader = os.getppid()
+    if leader == os.getsid(0) and read(f"/proc/{leader}/comm") == "sudo":
+        sudo = stat_of(stat_of(leader)[1])
+        if sudo[2] == sudo[5]:  # its process group, and the one that its terminal is for
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTTIN])
+            os.kill(os.getpid(), _signal.SIGTTIN)
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTTIN])
+            _signal.sigtimedwait([_signal.SIGCONT], 0)  # that was for us, not for the command
+
+
 class Terminal:
     """The caller's terminal, and the container's own one if it has any; pty(7), termios(3).
 
@@ -1878,6 +1959,8 @@ class Terminal:
         """
         if host.tty and host.interactive and not os.isatty(0):
             raise Failure("the input device is not a TTY; leave out -t")
+        if (host.tty or host.interactive) and os.isatty(0) and not in_foreground():
+            ask_sudo()
         if host.has_terminal and os.isatty(0):
             import termios
 
@@ -2074,9 +2157,9 @@ def spec(words: "list[str]") -> int:
     bundle = container.bundle
     if container.copy and not bundle:
         raise Usage("--copy goes with --bundle DIR")
-    if container.init or container.rm or container.publish:
-        raise Failure("--init, --publish and --rm are not in a config.json: engines bring their "
-                      "own")
+    if container.init or container.rm or container.network == "pasta":
+        raise Failure("--init, --network pasta, --publish and --rm are not in a config.json: "
+                      "engines bring their own")
     if not root_entries(container.rootfs):
         raise Failure(f"the root {container.rootfs} is empty; pull fills it")
     container.find_user()
@@ -2214,7 +2297,8 @@ def pull(words: "list[str]") -> int:
     path = root_path(options["rootfs"])
     if os.path.isdir(path) and root_entries(path) and not options["force"]:
         raise Failure(f"{path} is not empty; --force replaces it")
-    sources = [each if "://" in each else os.path.join(os.getcwd(), each) for each in sources]
+    sources = ["/dev/stdin" if each == "-" else each if "://" in each else
+               os.path.join(os.getcwd(), each) for each in sources]
     replace_root(path, fill_from_busybox if options["busybox"] else
                  lambda: fill_from(*sources, sha256=options["sha256"]))
     return 0
@@ -2240,7 +2324,7 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
     parent = os.open(".", os.O_PATH)
     before = f"/proc/self/fd/{parent}/{name}"
     temporary = f".{name}.pull-{os.urandom(4).hex()}"
-    os.mkdir(temporary, 0o700)
+    libc("mkdir", temporary, 0o700, path=path)
     os.fchdir(lock(temporary))
     try:
         os.mkdir("root")
@@ -2287,8 +2371,9 @@ def fill_from(source: str = "", *, sha256: str = "") -> None:
         source, sha256 = ALPINE.format(machine), ALPINE_SHA256[machine]
     with open(download(source) if "://" in source else source, "rb") as archive:
         try:
-            found = hashlib.file_digest(archive, "sha256").hexdigest()
-            if sha256 and found != sha256.lower():
+            # Without one it is not read twice: it may be a pipe.
+            found = hashlib.file_digest(archive, "sha256").hexdigest() if sha256 else ""
+            if found != sha256.lower():
                 raise Failure(f"its SHA-256 is {found}, not {sha256}")
             unpack(archive, "root")
             check_root()
@@ -2387,8 +2472,8 @@ load_seccomp        Seccomp: {Seccomp}
 start_init          PID 1 becomes init, and forks the command: {pid} inside
 exec_command        executes {words}
 1                   ls -l /proc/{pid}/ns
-2                   pgrep -a -P {pid}
-3                   pstree -pS {pid}; cat /proc/{pid_1}/cgroup
+2                   ps -o pid,ppid,user,args {pid}
+3                   pgrep -a -P {pid}; cat /proc/{pid_1}/cgroup
 4                   sudo cat /proc/{pid_1}/uid_map
 5                   sudo ls /proc/{pid_1}/root/proc
 6                   grep -E 'Cap|NoNewPrivs|Seccomp' /proc/{pid_1}/status
@@ -2598,7 +2683,7 @@ def last_container() -> str:
         status = status_of(pid)
         if status.get("NSpid", "").endswith(" 1"):  # and another number on the host
             command = read(f"/proc/{status['PPid']}/cmdline").replace("-", "_")
-            started = read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
+            started = stat_of(pid)
             if "go_container" in command and started:
                 found.append((int(started[19]), pid))
     if not found:
@@ -2637,6 +2722,11 @@ def kernel_view(pid: str) -> "dict[str, str]":
         text = f"{limit / (1 << 20):.4g} MB" if controller == "memory" else f"{limit:.0f}"
         view[f"{controller} limit"] = text if limit < 1 << 62 else "none"  # version 1 has a number
     return view
+
+
+def stat_of(pid: "str | int") -> "list[str]":
+    """/proc/PID/stat from its third field, the state, on; proc(5). Nothing if it is gone."""
+    return read(f"/proc/{pid}/stat").rpartition(") ")[2].split()
 
 
 def status_of(pid: "str | int") -> "dict[str, str]":
@@ -2740,7 +2830,7 @@ HINTS = {  # what the user can do about a function that was refused for a known 
     "mount EINVAL": "with --rm, an overlay cannot lie over this root: is it on an overlay itself, "
                     "or is something mounted below it? copy the root, or do without --rm",
     "EMFILE": "is a limit of yours too low? see ulimit -n",
-    "EAGAIN": "is a limit of yours too low? see ulimit -u",
+    "EAGAIN": "is a limit of yours too low? see ulimit -u and --pids-limit",
     "ENOMEM": "is a limit of yours too low? see ulimit -v",
     "EFBIG": "is a limit of yours too low? see ulimit -f",
 }
@@ -2819,7 +2909,8 @@ def catch_interrupts() -> None:
         raise Failure("interrupted", 128 + number)
 
     for number in TERMINATING:
-        _signal.signal(number, interrupt)
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, interrupt)
 
 
 def quietly(call: "Callable[..., Any]", *arguments: "Any") -> "Any":
@@ -2892,7 +2983,7 @@ def write_all(fd: int, data: bytes) -> None:
 def which(name: str) -> str:
     """Where the host's PATH has a program; empty if nowhere."""
     for folder in f"{os.getenv('PATH', '')}:{PATH}".split(":"):
-        if os.access(f"{folder}/{name}", os.X_OK):
+        if os.path.isfile(f"{folder}/{name}") and os.access(f"{folder}/{name}", os.X_OK):
             return f"{folder}/{name}"
     return ""
 
@@ -2904,14 +2995,25 @@ def spawn(*command: str) -> None:
     """
     import subprocess
 
+    def prepare() -> None:
+        """In the child: no signal is blocked, and strace does not follow, clone(2).
+
+        A set-user-ID program such as newuidmap(1) has no more rights than strace has.
+        """
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        if lesson and lesson.tracer and (
+                pid := libc("syscall", CLONE, CLONE_UNTRACED | _signal.SIGCHLD, 0, 0, 0, 0)):
+            os._exit(reap(pid))
+
     stderr = None if "--progress-bar" in command else subprocess.STDOUT
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=stderr, errors="replace", close_fds=False,
-                          preexec_fn=lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, ()))
+                          stderr=stderr, errors="replace", close_fds=False, preexec_fn=prepare)
     if status := done.returncode:
         limit = "; a file got too large: see ulimit -f" * (status == -_signal.SIGXFSZ)
-        words = [line for line in done.stdout.split("\n") if "tar: Removing leading" not in line]
-        raise Failure(words[0] or f"{command[0]}: exit code {status}{limit}", status=status)
+        words = [line for line in (done.stdout or "").split("\n")
+                 if line and "tar: Removing leading" not in line]
+        words.append(f"{command[0]}: exit code {status}{limit}")
+        raise Failure(words[0], status=status)
 
 
 def reap(pid: int) -> int:
@@ -3012,12 +3114,13 @@ def mount_setattr(folder: int, path: str, flags: int, attributes: int, idmap: in
 
 # System calls that libc has no names for, or no open way to.
 OPENAT2, PIDFD_GETFD, KEYCTL_JOIN_SESSION_KEYRING = 437, 438, 1
-KEYCTL, RT_SIGACTION = (250, 13) if os.uname().machine == "x86_64" else (219, 134)
+KEYCTL, RT_SIGACTION, CLONE = (250, 13, 56) if os.uname().machine == "x86_64" else (219, 134, 220)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT, RENAME_EXCHANGE = 2, 4, 16, 2
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE = -100, 0x1000, 0x8000, 1
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_UNTRACED = 0x800000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_PRIVATE, MNT_DETACH = 1, 2, 4, 8, 0x40000, 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
@@ -3032,7 +3135,7 @@ NOT_LOOPBACK = struct(
     8, 0x28 | 12 << 32, 0x03000015 | 0x0800 << 32, 0x30 | 30 << 32, 0x00050015 | 127 << 32,
     0x03040015, 0x02000015 | 0x86DD << 32, 0x20 | 38 << 32, 0x00010015, 0x06 | 0xFFFFFFFF << 32, 6)
 PR_SET_KEEPCAPS, TUNATTACHFILTER = 8, 0x401054D5
-TIOCSTI, TIOCLINUX, SIOCSIFFLAGS, IFF_UP = 0x5412, 0x541C, 0x8914, 1
+TIOCSTI, TIOCLINUX, TIOCSCTTY, SIOCSIFFLAGS, IFF_UP = 0x5412, 0x541C, 0x540E, 0x8914, 1
 AF_ALG, AF_VSOCK, PER_LINUX32, UNAME26 = 38, 40, 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)

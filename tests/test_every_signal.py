@@ -93,7 +93,7 @@ def test_what_docker_keeps_to_itself_is_not_forwarded_and_ends_nothing(backgroun
     assert state(container.pid) == "S"
 
 
-@each([signal.SIGALRM, signal.SIGIO, signal.SIGTTOU, signal.SIGXCPU, 40])
+@each([signal.SIGINT, signal.SIGALRM, signal.SIGIO, signal.SIGTTOU, signal.SIGXCPU, 40])
 def test_a_signal_that_the_caller_ignores_stays_ignored(background, number):
     ignore = {"preexec_fn": lambda: signal.signal(number, signal.SIG_IGN)}
     container = background(*answering(number, signal.SIGTERM), **ignore)

@@ -299,6 +299,26 @@ def test_with_calls_the_events_are_the_same(run):
 
 
 @needs_strace
+def test_with_calls_a_user_with_a_range_has_it(run, normal_user):
+    """newuidmap has its rights from a set-user-ID bit, which strace would take away."""
+    user = normal_user("student:300000:65536")
+    words = ["cat", "/proc/self/uid_map"]
+    more = {"parent": "none", "prefix": user.prefix}
+    plain = fine(run(*words, **more))
+    assert b" 65535\n" in plain
+    traced = run("--explain=calls", *words, **more)
+    assert (traced.returncode, traced.stdout) == (0, plain), traced
+
+
+@needs_strace
+def test_on_a_terminal_each_line_begins_at_the_left(terminal):
+    """…also those that are told when the terminal is raw already, or would be."""
+    shown = terminal("--explain=calls", "true")
+    assert shown.wait() == 0
+    assert b"RUN AND END" in shown.output and not re.search(rb"[^\r]\n", shown.output)
+
+
+@needs_strace
 def test_with_calls_each_step_says_why_it_is_there(run):
     told = lesson_of(run("--explain=calls", "true"))
     kinds = (HEADING, EVENT, CALL)

@@ -55,7 +55,8 @@ CANNOT_FAIL = """brk close_range exit exit_group futex getegid geteuid getgid ge
     getsockname getsockopt gettid getuid mmap mprotect mremap munmap pidfd_send_signal rseq
     rt_sigreturn set_robust_list set_tid_address umask"""
 ONLY_INTERRUPTED = "close rt_sigtimedwait"  # for the other errors it is not specified
-CANNOT_FAIL_IOCTLS = [[str(termios.TCGETS)], [str(termios.FIOCLEX)]]  # but to say: no terminal
+# But to say that there is no terminal, or no more of it: then there is nobody to tell it to.
+CANNOT_FAIL_IOCTLS = [[str(termios.TCGETS)], [str(termios.TCSETS)], [str(termios.FIOCLEX)]]
 PR_CAPBSET_READ = "23"
 # If one of these failed, the container lacks something that no look at it would tell.
 VITAL = """capset chroot keyctl mount mount_setattr move_mount open_tree personality pivot_root

@@ -588,6 +588,34 @@ def test_behind_sudo_a_shell_has_the_keyboard_and_the_terminal_is_as_it_was(behi
     assert not behind_sudo.modes()[0]
 
 
+@pytest.mark.parametrize("option", ["-i", "-t"])
+def test_behind_sudo_a_command_in_a_pipeline_has_the_keyboard(behind_sudo, option):
+    """sudo starts it in the background of its own terminal, until it wants to read."""
+    behind_sudo.line(f"s {option} sh -c {READS} | cat")
+    behind_sudo.expect(rb"a-2\r*\n")
+    behind_sudo.type("word\r")
+    behind_sudo.expect(rb"got-word\r*\n")
+    behind_sudo.expect(PROMPT)
+    assert not behind_sudo.modes()[0]
+
+
+def test_behind_sudo_the_keyboard_is_the_pager_s(behind_sudo):
+    """…where nobody has asked for it: sudo would take it from what is at the pipe's end."""
+    pager = "{ cat; read word </dev/tty; echo pager-$word; }"
+    behind_sudo.line(f"s sh -c 'echo a-$((1 + 1)); sleep 0.5' | {pager}")
+    behind_sudo.expect(rb"a-2\r*\n")
+    behind_sudo.type("word\r")
+    behind_sudo.expect(rb"pager-word\r*\n")
+
+
+@pytest.mark.parametrize("option", ["", "-i", "-t"])
+def test_behind_sudo_a_pipeline_in_the_background_runs_to_its_end(behind_sudo, option):
+    behind_sudo.line(f"s {option} sh -c 'echo a-$((1 + 1)); sleep 1; echo b-$((1 + 1))' | cat &")
+    behind_sudo.expect(rb"a-2\r*\n")
+    behind_sudo.answers()
+    behind_sudo.expect(rb"b-2\r*\n")
+
+
 @pytest.mark.parametrize("option", ["", "-i", "-t"])
 def test_behind_sudo_a_job_in_the_background_runs_to_its_end(behind_sudo, option):
     behind_sudo.line(f"s {option} sh -c 'echo a-$((1 + 1)); sleep 1; exit 7' &")

@@ -191,7 +191,11 @@ def fetch(address: str, port: int = 80) -> list[str]:
 
 
 def pasta_of(container) -> int:
-    for pid in children(container.process.pid):
+    return pasta_below(container.process.pid)
+
+
+def pasta_below(run: int) -> int:
+    for pid in children(run):
         if Path(f"/proc/{pid}/comm").read_text().startswith(("pasta", "passt")):
             return pid
     raise AssertionError("there is no pasta")
@@ -280,16 +284,17 @@ def answer_dns(question: bytes) -> bytes:
     return head + (b"\xc0\x0c" + struct.pack("!HHIH4B", 1, 1, 60, 4, 203, 0, 113, 9)) * is_a
 
 
-@pytest.mark.parametrize("address", [FAR, "127.0.0.53"])
+@pytest.mark.parametrize("address", [FAR, "127.0.0.53", "127.0.0.53\nnameserver ::1"])
 def test_name_servers_work(there, run, world, serve, tmp_path, address):
     """…where the host's are in the network, and where it asks itself (systemd-resolved)."""
     where = world.host if address.startswith("127.") else world.far
-    serve(where, address, 53, answer_dns, socket.SOCK_DGRAM)
-    files = host_files(tmp_path, **{"resolv.conf": f"nameserver {address}\n"})
+    serve(where, address.split("\n")[0], 53, answer_dns, socket.SOCK_DGRAM)
+    files = host_files(tmp_path, **{"resolv.conf": f"search {{a}}.example\nnameserver {address}\n"})
     words = ["nslookup", "-type=a", "it.example"]
     more = {"prefix": [*world.prefix, *files]}
     assert b"203.0.113.9" in run(*words, **more).stdout  # the control: on the host's network
     assert b"203.0.113.9" in there(*words, **more).stdout
+    assert b"search {a}.example\n" in fine(there("cat", "/etc/resolv.conf", **more))
     assert b"203.0.113.9" not in run("--network", "none", *words, **more).stdout
 
 
@@ -336,6 +341,17 @@ def test_a_port_is_published_on_one_address_and_nowhere_else(start, world):
         assert not ask(world.far, HOST, 18080) and not ask(world.host, "127.0.0.1", 18081)
 
 
+def test_without_an_address_a_port_is_published_on_all(start, world):
+    """…of IPv6, too, and 0.0.0.0 means those of IPv4: as in Docker."""
+    options = ["--network", "pasta", "-p", "18080:8080", "-p", "0.0.0.0:18081:8081"]
+    script = "nc -n -lk -p 8080 -e cat & nc -n -lk -p 8081 -e cat &"
+    with start(*options, script=script, prefix=world.prefix):
+        assert wait_until(lambda: ask(world.far, HOST, 18080) == QUESTION)
+        assert wait_until(lambda: ask(world.far, HOST, 18081) == QUESTION)
+        listening = Path(f"/proc/{world.host}/net/tcp6").read_text()
+        assert f":{18080:X} " in listening and f":{18081:X} " not in listening
+
+
 def test_what_is_not_published_is_not_reached(start, world):
     with start("--network", "pasta", script=SERVER.format(8080), prefix=world.prefix) as container:
         inside = container.pid  # the control: the server is there
@@ -370,6 +386,17 @@ def test_a_port_that_another_container_has_is_one_line(start, there, world):
             assert "18080" in one_line(there("-p", what, "true"))
 
 
+def test_one_udp_port_is_never_two_containers(world, root, parent):
+    """…that start at the same time. (pasta itself lets others listen at a UDP port.)"""
+    words = [*world.prefix, PYTHON, SCRIPT, "run", "--rootfs", root, "--cgroup-parent", parent]
+    words += ["--network", "pasta", "-p", "18080:80/udp", "sh", "-c", "echo it; sleep 0.4"]
+    for _ in range(25):
+        both = [subprocess.Popen(words, stdout=-1, stderr=-1) for _ in range(2)]
+        said = [process.communicate() for process in both]
+        assert [out for out, _ in said].count(b"it\n") <= 1, said
+        assert all(out == b"it\n" or b"18080" in errors for out, errors in said), said
+
+
 @pytest.mark.parametrize("options", [[], ["--network", "host"], ["--network=none"]], ids=str)
 def test_without_pasta_no_port_is_published(run, options):
     assert "--network pasta" in one_line(run(*options, "-p", "18080:80", "true"))
@@ -394,6 +421,12 @@ def test_without_pasta_the_package_is_named(there, world):
     more = {"prefix": [*world.prefix, "unshare", "--mount", "sh", "-c", hide, "sh"]}
     assert "passt" in one_line(there("true", **more))
     fine(there("true"))  # the control
+
+
+def test_a_directory_of_that_name_is_not_the_program(there, world, tmp_path):
+    (tmp_path / "pasta").mkdir()
+    prefix = [*world.prefix, "env", f"PATH={tmp_path}:{os.environ['PATH']}"]
+    fine(there("true", prefix=prefix))
 
 
 def test_a_host_without_a_network_is_one_line(run):
@@ -485,6 +518,38 @@ def test_nothing_is_left_a_second_after(caller, start, run, world, end):
         end(container)
         assert wait_until(lambda: not alive(pids) and is_free(world.host, 18080), 1)
     run("true", **more)  # which sweeps, if nobody else could
+
+
+def test_what_was_sent_before_the_end_arrives(start, world):
+    """pasta is stopped here when the command sends it and ends: it is late."""
+    with socket_in(world.far, socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind((FAR, 9999))
+        server.listen()
+        server.settimeout(10)
+        script = f"echo ready; exec 5<&0; exec nc -n {FAR} 9999 -e /bin/sh -c "
+        script += "'echo here; read _ <&5; echo data'"
+        with start("--network", "pasta", script=script, prefix=world.prefix) as it:
+            connection, _ = server.accept()
+            connection.settimeout(10)
+            assert connection.recv(5) == b"here\n"
+            pasta = pasta_of(it)
+            os.kill(pasta, signal.SIGSTOP)
+            it.process.stdin.write(b"\n")
+            assert wait_until(lambda: not Path(f"/proc/{it.pid}/exe").exists())
+            time.sleep(0.2)
+            with suppress(ProcessLookupError):
+                os.kill(pasta, signal.SIGCONT)
+            with connection:
+                assert connection.recv(5) == b"data\n"
+
+
+def test_what_says_that_pasta_died_begins_and_ends_at_the_left(terminal, world):
+    shown = terminal("--network", "pasta", "sh", "-c", "echo ready; read _", prefix=world.prefix)
+    shown.expect(rb"ready\r\n")
+    os.kill(pasta_below(shown.pid), signal.SIGKILL)
+    shown.expect(rb"go_container: pasta has ended[^\n]*\r\n")
+    shown.send(b"\r")
+    assert shown.wait() == 0 and not re.search(rb"[^\r]\n", shown.output)
 
 
 def test_when_pasta_dies_the_container_goes_on_and_one_line_says_so(caller, start):

@@ -89,7 +89,9 @@ def test_another_user_inside_is_one_of_the_subordinate_ids_outside(start, ranged
 
 
 def test_with_one_id_there_is_no_other_user_inside(run, single):
-    one_line(run("-u", "1000", "true", parent="none", prefix=single.prefix))
+    for user in ("1000", "nobody"):
+        text = one_line(run("-u", user, "true", parent="none", prefix=single.prefix))
+        assert "/etc/subuid" in text and "/etc/passwd" not in text
 
 
 OPTIONS = {
@@ -140,6 +142,12 @@ def test_a_normal_user_pulls_and_runs_a_root_of_his_own(run, user, root, place):
 
 
 # --- What a normal user cannot have, in one line -----------------------------------------------
+
+
+def test_a_place_where_the_user_can_make_no_root_is_named(single, place, tarball):
+    place.chmod(0o755)
+    result = go("pull", "--rootfs", place / "root", tarball, prefix=single.prefix)
+    assert str(place / "root") in one_line(result)
 
 
 def test_a_root_that_the_user_cannot_read_is_named(run, single, fresh_root):

@@ -146,6 +146,14 @@ def test_a_read_only_volume_cannot_be_written_to(shell, directory):
     assert [entry.name for entry in directory.iterdir()] == ["file"]
 
 
+def test_a_volume_may_be_the_current_directory(run, directory):
+    (directory / "below").mkdir()
+    for source, cwd in ((".", directory), ("..", directory / "below"), ("./", directory)):
+        assert fine(run("-v", f"{source}:/mnt", "ls", "/mnt", cwd=cwd)) == fine(
+            run("-v", f"{directory}:/mnt", "ls", "/mnt")
+        )
+
+
 def test_a_volume_may_be_a_file(run, directory):
     assert fine(run("-v", f"{directory}/file:/etc/profile", "cat", "/etc/profile")) == b"it\n"
 
@@ -290,7 +298,8 @@ GARBAGE = {
     + ["1:2:3", "1.5", "0x10", "²"],
     "--volume": ["", "x", ":", "/:", ":/x", "/tmp:", "/tmp:x", "/tmp:../x", "/tmp:/", "/tmp:/proc"]
     + ["/tmp:/x:rx", "/tmp:/x:ro:ro"],
-    "--memory": ["", "banana", "-5", "1", "m", "5x", "1e9", "1.5.5m", "nan", "9" * 30, "²"],
+    "--memory": ["", "banana", "-5", "1", "m", "5x", "1e9", "1.5.5m", "nan", "9" * 30, "²"]
+    + ["16777216t", "16777217t"],  # 2 to the 64th, and more: not nothing, and not one terabyte
     "--pids-limit": ["", "banana", "-5", "1.5", "nan", "9" * 30, "²"],
     "--cpus": ["", "banana", "-1", "nan", "inf", "1e400", "0.0000001", "²"],
     "--network": ["", "bridge", "None"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -74,6 +75,20 @@ def test_the_file_may_be_packed_with(pull, project, tarball, tmp_path, packer):
     with packed.open("wb") as file:
         subprocess.run([packer, "-1c", tarball], stdout=file, check=True)
     assert fine(pull(packed)) == b"" and filled(project)
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_the_file_may_come_through_a_pipe(pull, project, tarball, source):
+    with subprocess.Popen(["cat", tarball], stdout=subprocess.PIPE) as cat:
+        assert fine(pull(source, stdin=cat.stdout)) == b""
+    assert filled(project)
+
+
+def test_a_file_that_breaks_off_is_told_in_the_packer_s_words(pull, project, tarball, tmp_path):
+    packed_whole = gzip.compress(tarball.read_bytes())
+    (tmp_path / "broken.tar.gz").write_bytes(packed_whole[: len(packed_whole) // 2])
+    assert "unexpected end of file" in one_line(pull(tmp_path / "broken.tar.gz"))
+    assert not filled(project)
 
 
 def test_the_file_that_keeps_alpine_fs_in_git_stays(pull, project, tarball):
@@ -306,6 +321,21 @@ def test_an_interrupted_download_leaves_what_was_there(filled_before, server, ta
     assert begun and process.returncode in (-number, 128 + number, 125)
     assert out == b"" and err.count(b"\n") <= 1 and b"Traceback" not in err
     assert filled(filled_before, "before\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_download_goes_on_after_a_signal_that_the_caller_ignores(
+    filled_before, server, tarball, number
+):
+    data = tarball.read_bytes()
+    url = server.url("/slow.tar", data[:100_000], 1.0, data[100_000:])
+    ignoring = ["sh", "-c", f"trap '' {number:d}; exec \"$@\"", "sh"]
+    argv = [*ignoring, PYTHON, filled_before / "go_container.py", "pull", "--force", url]
+    with subprocess.Popen(argv, env=NO_PROXY, cwd=filled_before) as process:
+        assert server.paused.wait(10)
+        process.send_signal(number)
+        assert process.wait(10) == 0
+    assert filled(filled_before)
 
 
 def test_progress_is_shown_on_a_terminal(project, server, tarball):

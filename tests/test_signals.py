@@ -275,6 +275,17 @@ def test_init_reaps_orphans(background, options, left):
     assert wait_until(lambda: {state(pid) for pid in known} == {left})
 
 
+@pytest.mark.parametrize("init_option", [[], ["--init"]], ids=["", "below init"])
+def test_ctrl_z_does_not_stop_the_command_for_ever(terminal, init_option):
+    """…where no shell is inside that could go on with it."""
+    container = terminal(*init_option, *answering(SIGINT, then="exit 42"))
+    container.expect(rb"ready\r\n")
+    container.ctrl("Z")
+    time.sleep(0.2)
+    container.ctrl("C")
+    assert container.wait() == 42
+
+
 def test_job_control_works_below_init(terminal):
     container = terminal("--init", "/bin/sh")
     container.expect(rb"/ # ")

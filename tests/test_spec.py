@@ -445,6 +445,7 @@ def test_what_a_config_cannot_say_is_refused(words):
     assert "--init" in one_line(go("spec", *words("--init"), "true"))
     published = words("--network pasta -p 18080:80")
     assert "--publish" in one_line(go("spec", *published, "true"))
+    assert "pasta" in one_line(go("spec", *words("--network pasta"), "true"))
 
 
 def test_a_bundle_that_is_there_already_is_left_alone(words, place):
