@@ -315,14 +315,12 @@ def pasta_resolv_conf(text: str) -> str:
 
     These are at 127.… or at ::1. Empty if the host's can be used as it is.
     """
-    servers, others = [], [f"nameserver {PASTA_DNS}"]
-    for line in text.split("\n"):
-        if line.startswith("nameserver"):
-            servers.append(line.split()[-1])
-        else:
-            others.append(line)
-    alone = servers and all(each.startswith("127.") or each == "::1" for each in servers)
-    return "\n".join([*others, ""]) if alone else ""
+    lines = text.split("\n")
+    servers = [line for line in lines if line.startswith("nameserver")]
+    if not all(line.split()[-1].startswith(("127.", "::1")) for line in servers or ["none"]):
+        return ""
+    others = [line for line in lines if line not in servers]
+    return "\n".join([f"nameserver {PASTA_DNS}", *others, ""])
 
 
 class Host(Container):
@@ -663,15 +661,12 @@ def close_loopback(host: "Host") -> None:
     side of the device, which nobody inside can reach: pidfd_getfd(2), and in Linux TUNATTACHFILTER.
     """
     folder = f"/proc/{host.pasta}/fd"
+    devices = [int(fd) for fd in quietly(os.listdir, folder) or ()  # others come and go meanwhile
+               if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun")]
     pasta = os.pidfd_open(host.pasta)
-    for fd in quietly(os.listdir, folder) or ():  # pasta opens and closes others meanwhile
-        if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun"):
-            tun = quietly(libc, "syscall", PIDFD_GETFD, pasta, int(fd), 0)
-            break
-    else:
-        tun = None
+    tun = quietly(libc, "syscall", PIDFD_GETFD, pasta, *devices[:1] or [-1], 0)
     if tun is None:
-        raise Failure("--network pasta: there is no device of pasta's any more; has it ended?")
+        raise Failure("--network pasta: pasta's device cannot be reached; has pasta ended?")
     libc("ioctl", tun, TUNATTACHFILTER, sock_fprog(NOT_LOOPBACK))
     os.close(tun)
     os.close(pasta)
@@ -791,9 +786,9 @@ def deliver(host: "Host") -> None:
     """
     end = time.monotonic() + host.executing
     while host.pasta_pipe and time.monotonic() < end:
-        lines = [line.split() for file in ("tcp", "tcp6") for line in
-                 (quietly(read, f"/proc/{host.middle}/net/{file}") or "").split("\n")]
-        if not {"04", "09", "0B"} & {state for words in lines for state in words[3:4]}:
+        folder = f"/proc/{host.middle}/net"
+        sockets = f"{quietly(read, f'{folder}/tcp')}{quietly(read, f'{folder}/tcp6')}"
+        if not any(f" {state} " in sockets for state in ("04", "09", "0B")):
             break
         time.sleep(0.002)
 

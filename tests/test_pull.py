@@ -111,6 +111,15 @@ def test_what_was_pulled_runs(pull, project, tarball, parent):
     assert fine(go(*words, script=project / "go_container.py", cwd=project)) == b"it\n"
 
 
+def test_by_a_link_to_the_script_it_is_the_same_root(pull, project, tarball, parent, tmp_path):
+    fine(pull(tarball))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gc").symlink_to(project / "go_container.py")
+    words = ["run", "--cgroup-parent", parent, "cat", "/mark"]
+    result = go(*words, script=tmp_path / "bin/gc", cwd=tmp_path / "bin")
+    assert fine(result) == b"it\n" and os.listdir(tmp_path / "bin") == ["gc"]
+
+
 def packed(path: Path, **entries: str) -> Path:
     """A small tarball of a mark and of these: a text makes a file, `-> there` a symbolic link."""
     with tarfile.open(path, "w") as tar:
