@@ -170,7 +170,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LAYOUT = [line.split() for line in """\
 /proc        proc    nosuid,nodev,noexec
 /dev         tmpfs   nosuid,noexec,mode=755,size=65536k
-/dev/pts     devpts  nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5
+/dev/pts     devpts  nosuid,noexec,newinstance,max=256,ptmxmode=0666,mode=0620,gid=5
 /dev/shm     tmpfs   nosuid,nodev,noexec,mode=1777,size=65536k
 /dev/mqueue  mqueue  nosuid,nodev,noexec""".split("\n")]  # target, kind, options as in fstab(5)
 RESOLV_CONF = "/etc/resolv.conf"
@@ -283,7 +283,7 @@ class Container:
         self.ids = min(sum(count for _, _, count in ranges) for ranges in self.maps.values())
         self.sysctls = {f"user/{name}": str(int(read(f"/proc/sys/user/{name}") or 0) // SHARE)
                         for name in SHARED}
-        if self.network == "pasta":  # as in docker: for every user inside
+        if self.network != "host":  # as in docker: for every user inside
             self.sysctls["net/ipv4/ip_unprivileged_port_start"] = "0"
             self.sysctls["net/ipv4/ping_group_range"] = f"0 {self.ids - 1}"
 
@@ -300,8 +300,8 @@ class Container:
 
     def keeps(self, capability: str) -> bool:
         """Whether the command has a capability: Docker's fourteen, --cap-drop and --cap-add."""
-        return capability not in self.cap_drop and (
-            capability in self.cap_add or "all" in self.cap_add
+        return capability in self.cap_add or capability not in self.cap_drop and (
+            "all" in self.cap_add
             or capability in CAPABILITIES and "all" not in self.cap_drop)
 
     def layout(self) -> "list[tuple[str, str, str]]":
@@ -399,13 +399,13 @@ def find_root(host: "Host") -> None:
         replace_root(host.rootfs, fill_anyhow)
     if not root_entries(host.rootfs):
         raise Failure(f"the root {host.rootfs} is empty; pull --rootfs {host.rootfs} fills it")
-    for source, target, _ in host.volume:
-        volume = f"--volume {source}:{target}: {source}"
+    shown = [(source, f"--volume {source}:{target}: {source}") for source, target, _ in host.volume]
+    for source, named in [(host.rootfs, f"the root {host.rootfs}"), *shown]:
         if not mode_of(source, follow=True):
-            raise Failure(f"{volume} does not exist on the host")
+            raise Failure(f"{named} does not exist on the host")
         if os.path.islink(source) and not (is_trusted(source)
                                            and is_trusted(os.path.dirname(source))):
-            raise Failure(f"{volume} is a link that somebody else can have made; name what it "
+            raise Failure(f"{named} is a link that somebody else can have made; name what it "
                           "leads to")
     host.find_user()
     host.description = {**vars(host), "terminal": None}  # marshal cannot carry one
@@ -618,8 +618,12 @@ def sweep_leaves(host: "Host") -> None:
     """Remove leaves of runs that were killed together with their guard: nobody locks them."""
     for cgroup in host.cgroups[:1]:
         for name in os.listdir(cgroup.path):
-            if name.startswith("run-") and (orphan := lock(f"{cgroup.path}/{name}")) >= 0:
-                remove_leaves(host.cgroups, name, patience=0)
+            leaf = f"{cgroup.path}/{name}"
+            if name.startswith("run-") and (orphan := quietly(lock, leaf) or -1) >= 0:
+                pids = read(f"{leaf}/cgroup.procs").split()
+                for pid in pids:  # its PID 1 does not die with its parents: exec(2) or it said so
+                    quietly(os.kill, int(pid), _signal.SIGKILL)
+                remove_leaves(host.cgroups, name, patience=len(pids))
                 os.close(orphan)
 
 
@@ -1003,7 +1007,7 @@ def make_dev(inside: "Inside") -> None:
         made = f"/dev/{name}"
         try:
             write(made, text)
-            inside.names[name] = clone_mount(made)
+            inside.names[name] = clone_mount(made, MOUNT_ATTR_RDONLY * inside.read_only)
         except OSError as error:
             if error.errno != errno.EFBIG:  # with the caller's ulimit -f 0 they are the root's
                 raise
@@ -1107,7 +1111,7 @@ def mount_volumes(inside: "Inside") -> None:
             attach_inside(inside.names[name], path, path)
         os.unlink(f"/dev/{name}")  # not before: no mount of a file that is gone can be attached
     for fd, (source, target, _) in zip(inside.mounts, inside.binds):
-        if target != RESOLV_CONF or mode_of(target) or target in may_make:
+        if source != RESOLV_CONF or mode_of(target) or target in may_make:
             attach_inside(fd, target, f"--volume {source}:{target}")
 
 
@@ -1228,10 +1232,12 @@ def why_not(path: str, error: "OSError") -> "Failure":
     code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
     reason = os.strerror(error.errno or 0)
     if error.errno == errno.ENOENT and os.path.exists(path):
-        with open(path, "rb") as file:  # its first path is the interpreter's, or the loader's
-            words = file.read(4096).replace(b"\0", b"\n").partition(b"/")[2].split() or [b""]
-        reason = f"its interpreter or loader /{os.fsdecode(words[0])} is not in the container"
-    elif error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
+        head = (quietly(read, path, 0, 4096) or "").replace("\0", "\n")
+        words = head.partition("/")[2].split()  # its first path is the interpreter's or loader's
+        named = "".join(f"/{word} " for word in words[:1])
+        reason = f"its interpreter or loader {named}is not in the container"
+    elif error.errno == errno.EACCES and (
+            status := quietly(os.statvfs, path)) and status.f_flag & os.ST_NOEXEC:
         reason += ": it is on a file system that is mounted noexec"
     return Failure(reason, code)
 
@@ -1474,7 +1480,7 @@ READERS: "dict[str, tuple[Callable[[str], Any], Any]]" = {
     "network": (one_of("host or none or pasta"), "host"), "publish": (a_port, []),
     "user": (str, "0"), "volume": (a_volume, []), "workdir": (a_path, "/"),
     "cgroup_parent": (a_name, "demo"), "memory": (a_size, 0),
-    "cpus": (lambda text: a_number(text, 0.01, os.cpu_count() or 1), 0.0),
+    "cpus": (lambda text: a_number(text) and a_number(text, 0.01, os.cpu_count() or 1), 0.0),
     "pids_limit": (a_process_count, 0), "cap_add": (a_capability, []),
     "cap_drop": (a_capability, []), "security_opt": (one_of("seccomp=unconfined"), ""),
     "userns": (one_of("host-root"), ""), "explain": (one_of("true or calls or step"), ""),
@@ -1681,7 +1687,7 @@ def attach_inside(fd: int, path: str, what: str) -> None:
         if not mode_of(path, follow=True):
             os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
             if not directory:
-                os.mknod(real)
+                os.mknod(real, 0o644)
         os.close(openat2(AT_FDCWD, path, RESOLVE_NO_MAGICLINKS))
         # A link that somebody puts there meanwhile is not followed.
         at = openat2(AT_FDCWD, real, RESOLVE_NO_SYMLINKS)
@@ -1709,8 +1715,24 @@ def is_trusted(path: str) -> bool:
     """Whether only root, or who called sudo, can have made a file, or can make others in it."""
     status = os.lstat(path)
     ours = str(status.st_uid) in ("0", str(os.geteuid()), os.environ.get("SUDO_UID"))
-    writable = status.st_mode & 0o1002 == 0o002 and not stat.S_ISLNK(status.st_mode)
-    return ours and not writable
+    our_group = str(status.st_gid) in ("0", str(os.getegid()), os.environ.get("SUDO_GID"))
+    writable = status.st_mode & (0o002 if our_group else 0o022)
+    safe = stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX
+    return ours and bool(safe or not writable)
+
+
+def enter_own(folder: str) -> None:
+    """Go to a directory; as root only if no other user can change what is in it: it is written to.
+
+    Raises Failure.
+    """
+    os.chdir(folder)
+    if os.geteuid() == 0 and not is_trusted("."):
+        raise Failure(f"{folder}: others can change what is in it; name a directory that is yours, "
+                      "closed to others")
+
+
+MOST = 1 << 22  # bytes of a file of a root that are read: whoever was inside can have made it
 
 
 def read_inside(root: str, path: str) -> str:
@@ -1725,7 +1747,10 @@ def read_inside(root: str, path: str) -> str:
         status = os.fstat(opened[1])
         ours = os.geteuid() in (0, status.st_uid)  # only they may read without a new access time
         if stat.S_ISREG(status.st_mode):
-            return read(f"/proc/self/fd/{opened[1]}", flags=os.O_NOATIME * ours)
+            text = read(f"/proc/self/fd/{opened[1]}", flags=os.O_NOATIME * ours, most=MOST + 1)
+            if len(text) > MOST:
+                raise Failure(f"{root}/{path} is too large, more than {MOST >> 20} MB")
+            return text
         return ""
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -1785,7 +1810,7 @@ class Cgroup:
         ours = mode_of(self.leaf)  # with another controller of version 2
         while not ours:
             try:
-                os.mkdir(self.leaf)
+                os.mkdir(self.leaf, 0o711)  # who cannot open it cannot lock it
             except FileExistsError:
                 pass
             except PermissionError:
@@ -1940,7 +1965,7 @@ class Terminal:
 
     is_open = False  # the container's, and run relays it
     master = slave = -1
-    thread = -1  # our end of a pipe to the thread that shows output: one closes, the other stops
+    thread = -1  # our end of a socket to the thread that shows output: one closes, the other stops
     typed = b""  # on the way to the container
     keyboard = False  # the caller's is ours to read
     trouble: "OSError | None" = None  # from writing to standard output
@@ -1980,13 +2005,24 @@ class Terminal:
         self.resize()
 
     def show(self, master: int, end: int) -> None:
-        """In a thread, since writing may block: what the container writes, to standard output."""
+        """In a thread, since writing may block: what the container writes, to standard output.
+
+        When nobody inside is left, a byte comes to `end`. Then all is read up to the hang-up; it
+        does not come if somebody outside was given the terminal, so a second without any is enough.
+        """
+        ended = False
         try:
             while True:
-                happened = wait({master: POLLIN, end: 0})
-                if end in happened or not happened[master] & POLLIN:
+                happened = wait({master: POLLIN} if ended else {master: POLLIN, end: POLLIN},
+                                time.monotonic() + 1 if ended else 0.0)
+                if end in happened:
+                    ended = bool(os.read(end, 1))
+                    if not ended:
+                        break
+                elif not happened.get(master, 0) & POLLIN:
                     break
-                write_all(1, quietly(os.read, master, 1 << 16) or b"")
+                else:
+                    write_all(1, quietly(os.read, master, 1 << 16) or b"")
         except OSError as error:
             self.trouble = error
         os.close(master)  # a hang-up for whoever still has the other end open
@@ -2001,9 +2037,10 @@ class Terminal:
         if self.is_open and self.thread < 0:  # not before: what is shown would be changed
             import _thread
 
-            self.thread, end = os.pipe()
+            ours, theirs = _socket.socketpair()
+            self.thread = ours.detach()
             try:
-                _thread.start_new_thread(self.show, (self.master, end))
+                _thread.start_new_thread(self.show, (self.master, theirs.detach()))
             except RuntimeError as error:  # clone(2): EAGAIN, ENOMEM
                 raise Failure(f"-t: {error}; see ulimit -u, ulimit -v and free") from None
 
@@ -2063,6 +2100,8 @@ class Terminal:
         if self.slave >= 0:
             os.close(self.slave)
             self.slave = -1
+        if self.is_open:
+            quietly(os.write, self.thread, b"!")
 
     def resize(self) -> None:
         """Give the container's terminal the size of the caller's; the kernel signals SIGWINCH."""
@@ -2105,6 +2144,8 @@ def seccomp_rules(container: "Container") -> "Iterator[tuple[int, str, int, int,
             yield eperm, "clone", 0, flag, flag
     for request in (TIOCSTI, TIOCLINUX):  # to type into a terminal
         yield eperm, "ioctl", 1, 0xFFFFFFFF, request
+    # A packet socket's rings are memory that no cgroup counts.
+    yield eperm, "setsockopt", 1, 0xFFFFFFFF, SOL_PACKET
     for family in (AF_VSOCK, AF_ALG):  # to the hypervisor; to the kernel's own cryptography
         yield eperm, "socket", 0, 0xFFFFFFFF, family
     top, low = 1 << 31, 1
@@ -2167,13 +2208,17 @@ def spec(words: "list[str]") -> int:
         print_all(data)
         return 0
     catch_interrupts()
-    os.makedirs(bundle)
+    folder, name = os.path.split(bundle)
+    os.makedirs(folder, exist_ok=True)
+    enter_own(folder)
+    name = f"./{name}"  # it may begin with a hyphen
+    libc("mkdir", name, 0o777, path=bundle)
     try:
         if container.copy:
-            copy_root(container, f"{bundle}/rootfs")
-        write(f"{bundle}/config.json", text)
+            copy_root(container, f"{name}/rootfs")
+        write(f"{name}/config.json", text)
     except BaseException:
-        spawn("rm", "-rf", "--", bundle)
+        spawn("rm", "-rf", "--", name)
         raise
     return 0
 
@@ -2309,10 +2354,7 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
     """
     catch_interrupts()
     folder, name = os.path.split(path)
-    os.chdir(folder)
-    if os.geteuid() == 0 and not is_trusted("."):
-        raise Failure(f"{path}: others can change what is in {folder}; fill a root in a directory "
-                      "that is yours, closed to others")
+    enter_own(folder)
     for orphan in os.listdir():
         if orphan.startswith(f".{name}.pull-") and lock(orphan) >= 0:
             spawn("rm", "-rf", "--", orphan)
@@ -2936,14 +2978,14 @@ def lock(path: str) -> int:
     return -1
 
 
-def read(path: str, flags: int = 0) -> str:
+def read(path: str, flags: int = 0, most: int = -1) -> str:
     """A small file's text, without the line end; empty if there is no such file.
 
-    flags: more of open(2)'s. Other errors are errors.
+    flags: more of open(2)'s. most: bytes, -1 for all. Other errors are errors.
     """
     try:
         with open(os.open(path, flags | os.O_NONBLOCK), "rb", 0) as file:
-            return os.fsdecode(file.read()).strip()
+            return os.fsdecode(file.read(most)).strip()
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return ""
 
@@ -3131,7 +3173,7 @@ NOT_LOOPBACK = struct(
     0x03040015, 0x02000015 | 0x86DD << 32, 0x20 | 38 << 32, 0x00010015, 0x06 | 0xFFFFFFFF << 32, 6)
 PR_SET_KEEPCAPS, TUNATTACHFILTER = 8, 0x401054D5
 TIOCSTI, TIOCLINUX, TIOCSCTTY, SIOCSIFFLAGS, IFF_UP = 0x5412, 0x541C, 0x540E, 0x8914, 1
-AF_ALG, AF_VSOCK, PER_LINUX32, UNAME26 = 38, 40, 0x0008, 0x0020000
+AF_ALG, AF_VSOCK, SOL_PACKET, PER_LINUX32, UNAME26 = 38, 40, 263, 0x0008, 0x0020000
 
 TERMINATING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
 # As docker run does: all but what cannot be held, and what tells of our own children and pipes.

@@ -84,6 +84,7 @@ CHOICES = {
     "dropping all": (["--cap-drop", "ALL"], 0),
     "dropping all but one": (["--cap-drop", "all", "--cap-add", "chown"], bit("CHOWN")),
     "the other order": (["--cap-add", "CHOWN", "--cap-drop", "ALL"], bit("CHOWN")),
+    "adding what is dropped, too": (["--cap-add", "CHOWN", "--cap-drop", "CHOWN"], DOCKERS),
 }
 
 

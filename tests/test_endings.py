@@ -256,6 +256,16 @@ def test_a_leaf_that_nobody_could_remove_is_swept(background, parent, sweep):
     assert not leaves(parent)
 
 
+def test_a_container_that_nobody_could_end_is_swept(background, run, parent):
+    """Whatever changes its user clears the parent-death signal of PID 1: capabilities(7)."""
+    container = background("su", "nobody", "-s", "/bin/sh", "-c", "echo ready; exec sleep 1000")
+    container.expect(b"ready\n")
+    kill_both(container)
+    assert not container.is_gone(0.3)  # the control
+    fine(run("true"))
+    assert container.is_gone() and not leaves(parent)
+
+
 def test_a_leaf_in_use_is_never_swept(background, parent, sweep):
     container = background("sh", "-c", "echo ready; sleep 1000")
     container.expect(b"ready\n")

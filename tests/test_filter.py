@@ -60,7 +60,7 @@ UNUSED = range(337, 424)  # no call has such a number
 OPEN = sorted({*range(470)} - {*CLOSED.values(), *UNUSED, ADJUSTS})
 NEW = [500, 600, 1000, 4096, 0x3FFFFFFF]  # and what may come
 
-SOCKET, AF_ALG, AF_VSOCK = 41, 38, 40
+SOCKET, AF_ALG, AF_VSOCK, SETSOCKOPT, SOL_PACKET = 41, 38, 40, 54, 263
 FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16, "packet": 17}
 
 X86_64, ALLOW = 0xC000003E, 0x7FFF0000
@@ -183,6 +183,14 @@ def test_the_readme_says_from_which_number_on(filter_of):
 def test_no_socket_of_the_kernel_s_ciphers_nor_to_the_hypervisor(filter_of, family, more):
     """The kernel looks at the lower half of the number only."""
     assert filter_of()(SOCKET, family + more) == "EPERM"
+
+
+@pytest.mark.parametrize("more", [0, 1 << 32, 0xFFFFFFFF << 32])
+def test_no_packet_socket_has_rings(filter_of, more):
+    """Their memory counts for no cgroup. The socket itself is open, and so are others' options."""
+    for option in (5, 13):  # PACKET_RX_RING, PACKET_TX_RING
+        assert filter_of()(SETSOCKOPT, 3, SOL_PACKET + more, option) == "EPERM"
+    assert filter_of()(SETSOCKOPT, 3, 1 + more, 8) == "allowed"  # SOL_SOCKET, SO_RCVBUF
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

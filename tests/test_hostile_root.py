@@ -185,6 +185,16 @@ def test_a_mount_point_that_is_no_directory_is_refused(run, hostile_root, path, 
     assert path in one_line(run("/bin/true", rootfs=hostile_root, timeout=10))
 
 
+@pytest.mark.parametrize("name", ["passwd", "group"])
+def test_a_file_as_large_as_memory_does_not_get_there(run, hostile_root, name):
+    """It takes no room on the disk: it is sparse."""
+    path = hostile_root / "etc" / name
+    path.unlink()  # the other root has this file, too
+    path.touch()
+    os.truncate(path, 1 << 40)
+    assert f"etc/{name}" in one_line(run("true", rootfs=hostile_root))
+
+
 @pytest.mark.parametrize("path", ["etc/passwd", "etc/group", "etc/resolv.conf"])
 def test_a_fifo_in_place_of_a_file_does_not_stop_the_launcher(run, hostile_root, path):
     """Nobody ever writes to it, so whoever opens it waits for ever."""

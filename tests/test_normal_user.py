@@ -169,6 +169,16 @@ def test_a_cgroup_that_the_user_cannot_join_comes_with_the_command_that_helps(ru
 # --- The cgroup that cgroup.sh hands to the caller of sudo ---------------------------------------
 
 
+def test_a_file_that_cannot_be_shown_is_not_left_out(run, user, place):
+    """…not even at /etc/resolv.conf, where the host's one is left out if the root has no place."""
+    (place / "mine").write_text("mine\n")
+    (place / "mine").chmod(0o644)
+    place.chmod(0o755)
+    words = ["-v", f"{place}/mine:/etc/resolv.conf:ro", "cat", "/etc/resolv.conf"]
+    result = run(*words, parent="none", prefix=user.prefix)
+    assert result.stdout == b"mine\n" or "/etc/resolv.conf" in one_line(result)
+
+
 @pytest.fixture
 def handed(own_parent: str, user: NormalUser) -> str:
     """A cgroup that was prepared for the user."""

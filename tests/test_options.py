@@ -228,6 +228,19 @@ def test_the_network_is_the_host_s_with(run, greeter, options):
     assert fine(run(*options, *command)) == b"hello\n"
 
 
+def test_a_network_of_its_own_has_no_ports_for_root_only(run):
+    name = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    assert fine(run("--network", "none", "cat", name)) == b"0\n"
+
+
+@pytest.mark.parametrize("name", ["hosts", "hostname"])
+def test_read_only_holds_for_what_run_puts_into_etc(shell, name):
+    script = f"echo x >>/etc/{name} || chmod 600 /etc/{name} || cat /etc/{name}"
+    result = shell(script, "--read-only")
+    assert result.returncode == 0 and b"container" in result.stdout, result
+    assert fine(shell(f"echo x >>/etc/{name} && echo it")) == b"it\n"  # the control
+
+
 def test_network_none_cannot_reach_the_host(run, greeter):
     result = run("--network", "none", "nc", "-w", "2", "127.0.0.1", str(greeter))
     assert result.returncode == 1 and not result.stdout
@@ -275,6 +288,12 @@ def test_cpus_may_be(start, cpus, share):
     with start("--cpus", cpus) as container:
         quota, period = limits(container, "cpu")
         assert int(quota) / int(period) == share
+
+
+def test_cpus_0_is_no_limit_of_its_own(start):
+    """As for -m and --pids-limit, and in Docker."""
+    with start("--cpus", "0") as container, start() as control:
+        assert limits(container, "cpu") == limits(control, "cpu")
 
 
 def test_cgroup_parent_is_the_cgroup_above_its_own(start, own_parent):

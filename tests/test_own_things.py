@@ -189,6 +189,31 @@ def test_a_volume_that_is_a_stranger_s_link_is_refused_or_said(
         assert result.stderr.count(b"\n") == 1 and str(link).encode() in result.stderr, result
 
 
+@pytest.mark.parametrize(("owner", "mode", "maker"), THEIRS.values(), ids=THEIRS)
+def test_a_root_that_is_a_stranger_s_link_is_refused(run, place, root, owner, mode, maker):
+    link = shared(place, owner, mode) / "link"
+    link.symlink_to(root)
+    os.chown(link, maker, maker, follow_symlinks=False)
+    assert "link" in one_line(run("true", rootfs=link, env=WITHOUT_SUDO))
+
+
+@pytest.mark.parametrize(("owner", "group", "mode"), [(STRANGER, 0, 0o755), (0, STRANGER, 0o775)])
+def test_root_writes_to_no_directory_that_others_can_change(
+    run, place, root, tarball, owner, group, mode
+):
+    """…neither as its owner nor as one of its group: in between they could put a link there."""
+    folder = shared(place, owner, mode)
+    os.chown(folder, owner, group)
+    more = {"env": WITHOUT_SUDO}
+    bundle = ["spec", "--rootfs", root, "--cgroup-parent", "none", "--copy", "--bundle"]
+    for words in (["pull", "--rootfs", folder / "new", tarball], [*bundle, folder / "new", "true"]):
+        assert str(folder) in one_line(go(*words, **more))
+        assert not list(folder.iterdir())
+    os.chown(folder, 0, 0)  # the control
+    fine(go(*bundle, folder / "new", "true", **more))
+    fine(go("pull", "--rootfs", folder / "root", tarball, **more))
+
+
 OWN = {
     "root's link in root's directory": (0, 0o755, 0),
     "root's link in everybody's, who keep to what is theirs": (0, 0o1777, 0),

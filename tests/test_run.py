@@ -214,6 +214,16 @@ def test_a_command_that_cannot_be_run_gives_126(run, fresh_root, what):
     assert what in one_line(run(f"/{what}", rootfs=fresh_root), 126)
 
 
+def test_a_command_that_the_user_inside_may_not_look_at_is_no_failure_of_ours(run, fresh_root):
+    (fresh_root / "closed").mkdir(0o700)
+    put(fresh_root, "closed/ok", "#!/bin/sh\n")
+    put(fresh_root, "unreadable", "#!/no/such/shell\n", mode=0o711)
+    more = {"rootfs": fresh_root}
+    assert "/closed/ok" in one_line(run("-u", "1000", "/closed/ok", **more), 126)
+    assert "/closed/no" in one_line(run("-u", "1000", "/closed/no", **more), 126)
+    assert "interpreter" in one_line(run("-u", "1000", "/unreadable", **more), 127)
+
+
 def test_a_command_that_crashes_gives_128_and_the_signal_s_number(run, fresh_root):
     program = bytearray((fresh_root / "bin/busybox").read_bytes())
     program[24:32] = (16).to_bytes(8, "little")  # e_entry: starts where there is no code

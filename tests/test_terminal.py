@@ -438,3 +438,14 @@ def test_what_run_reports_at_the_end_begins_at_the_left(terminal):
     shown.wait()
     assert b"processes was hit" in shown.output
     assert shown.output.count(b"\n") == shown.output.count(b"\r\n")
+
+
+def test_a_terminal_that_somebody_outside_holds_is_no_reason_to_stay(terminal):
+    """It can have been handed out by a message (SCM_RIGHTS); here the host has opened it."""
+    shown = terminal("sh", "-c", "echo ready; read _; seq 2000; exit 7")
+    shown.expect(rb"ready\r\n")
+    held = os.open(f"/proc/{shown.pid_1}/fd/0", os.O_RDWR | os.O_NOCTTY)
+    shown.send(b"\r")
+    assert shown.wait(10) == 7 and b"\r\n2000\r\n" in shown.output
+    assert shown.is_restored(0)
+    os.close(held)
