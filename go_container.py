@@ -818,11 +818,11 @@ def unshare_namespaces(host: "Host") -> None:
     os.setsid()  # out of the caller's process group: Ctrl-C is run's to forward
     own = {limit: resource.getrlimit(limit) for limit in SHARED_LIMITS}
     for limit, (soft, hard) in own.items():  # a user namespace gets what its maker may have now
-        set_limit(limit, soft // SHARE, hard)
+        resource.prlimit(0, limit, (soft // SHARE, hard))  # setrlimit hides the kernel's reason
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC
     libc("unshare", flags | CLONE_NEWNET * (host.network != "host"))
     for limit, values in own.items():
-        set_limit(limit, *values)
+        resource.prlimit(0, limit, values)
 
 
 def keep_capabilities(_: "Host") -> None:
@@ -3121,11 +3121,6 @@ def libc(name: str, *arguments: "Any", path: str = "") -> int:
 def struct(size: int, *numbers: int) -> bytes:
     """Numbers as C lays them out, each in so many bytes."""
     return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
-
-
-def set_limit(limit: int, soft: int, hard: int) -> None:
-    """setrlimit(2) of this process, -1 for none. (resource.setrlimit hides the kernel's reason.)"""
-    libc("setrlimit", limit, struct(8, soft % (1 << 64), hard % (1 << 64)))
 
 
 def sock_fprog(program: bytes) -> bytes:
