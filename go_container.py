@@ -712,10 +712,11 @@ def supervise(host: "Host") -> None:
 def pass_on(host: "Host", number: int) -> None:
     """Pass a signal on. If PID 1 has no handler for one that should end it, set the deadline.
 
-    pid_namespaces(7): the kernel does not give PID 1 the default action of any signal. A second
-    such signal does not wait.
+    pid_namespaces(7): the kernel does not give PID 1 the default action of any signal. proc(5),
+    SigCgt: which ones it handles. A second signal that should end it does not wait.
     """
-    terminal, handled = host.terminal, host.init or catches(host.pid_1, number)
+    handlers = int(status_of(host.pid_1).get("SigCgt", "0"), 16)  # a bit for each signal
+    terminal, handled = host.terminal, host.init or handlers >> number - 1 & 1
     if number == _signal.SIGWINCH and terminal.is_open:
         terminal.resize()  # the kernel tells the foreground process group inside
     elif number == _signal.SIGTSTP and not handled:
@@ -3062,11 +3063,6 @@ def reap(pid: int) -> int:
 def read_signal(signals: int) -> int:
     """The number of one signal from a signalfd; struct signalfd_siginfo begins with it."""
     return os.read(signals, 128)[0]
-
-
-def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal; proc(5), SigCgt."""
-    return bool(int(status_of(pid).get("SigCgt", "0"), 16) >> number - 1 & 1)
 
 
 # ── The kernel, by its own names ─────────────────────────────────────────────────────────────
