@@ -29,7 +29,7 @@ Every receive checks for end of file: so each side learns that the other one has
 (With --network pasta, run has one more child: start_pasta() tells of it.)
 """
 
-import _signal  # the C module below `signal`, whose enums take 4 ms; likewise _socket, _ctypes
+import _signal  # the C module below `signal`, which makes enums for 4 ms; likewise _socket, _ctypes
 
 if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # as for a script's job with &
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C while we start: no traceback
@@ -38,7 +38,7 @@ import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # this folder: a module that somebody has put there would run as root.
-    # (So would a __future__.py: annotations are in quotes, and not imported from there.)
+    # (`from __future__` would read such a file, too: therefore annotations are strings.)
 
 import _ctypes
 import _socket
@@ -69,7 +69,7 @@ def stories(it: "Container") -> "dict[str, list[Step | str]]":
     A string is the heading of a stage. A step that is not needed is left out: a list times False
     is empty.
     """
-    seccomp = not it.security_opt
+    seccomp = not it.security_opt  # its only value is seccomp=unconfined
     return {
         "host": [
             close_inherited, hold_signals,
@@ -317,7 +317,7 @@ def pasta_resolv_conf(text: str) -> str:
     """
     lines = text.split("\n")
     servers = [line for line in lines if line.startswith("nameserver")]
-    if not all(line.split()[-1].startswith(("127.", "::1")) for line in servers or ["none"]):
+    if not servers or not all(line.split()[-1].startswith(("127.", "::1")) for line in servers):
         return ""
     others = [line for line in lines if line not in servers]
     return "\n".join([f"nameserver {PASTA_DNS}", *others, ""])
@@ -408,7 +408,8 @@ def find_root(host: "Host") -> None:
             raise Failure(f"{named} is a link that somebody else can have made; name what it "
                           "leads to")
     host.find_user()
-    host.description = {**vars(host), "terminal": None}  # marshal cannot carry one
+    # Now, for child: what comes from here on (sockets, cgroups) cannot be sent, nor a terminal.
+    host.description = {**vars(host), "terminal": None}
 
 
 def choose_terminal(host: "Host") -> None:
@@ -464,7 +465,7 @@ def map_ids(host: "Host") -> None:
     if host.userns:
         say("warning: --userns host-root: root inside is root outside")
     for kind, ranges in host.maps.items():
-        numbers = " ".join(map(str, sum(ranges, [])))
+        numbers = " ".join(map(str, sum(ranges, [])))  # of all ranges, as uid_map takes them
         if len(ranges) > 1:
             spawn(f"new{kind}map", str(host.middle), *numbers.split())
             continue
@@ -686,6 +687,7 @@ def supervise(host: "Host") -> None:
     watched = dict.fromkeys((host.signals, pid_1, host.middle_fd), POLLIN)
     for number in host.kept:
         pass_on(host, number)
+    # Until PID 1 has ended, and all output is shown, unless we were told to end.
     while pid_1 in watched or terminal.is_open and not host.deadline:
         soon = time.monotonic() + 0.2 if terminal.in_background() else 0.0
         end = min(filter(None, (host.deadline, soon)), default=0.0)
@@ -1143,7 +1145,8 @@ def drop_privileges(inside: "Inside") -> None:
     change_user(inside.uid, inside.gid, inside.groups)
     if {*os.getresuid()} != {inside.uid} or {*os.getresgid()} != {inside.gid}:
         raise Failure(f"--user {inside.user}: the kernel made it {os.getuid()}:{os.getgid()}")
-    inside.capabilities *= inside.uid == 0  # another user has lost all by now
+    if inside.uid != 0:
+        inside.capabilities = 0  # another user has lost all by now
     capset(inside.capabilities, 0)
     libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc("prctl", PR_SET_DUMPABLE, 0)  # nobody inside looks into this interpreter
@@ -1747,11 +1750,10 @@ def read_inside(root: str, path: str) -> str:
         opened.append(openat2(opened[0], path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS))
         status = os.fstat(opened[1])
         ours = os.geteuid() in (0, status.st_uid)  # only they may read without a new access time
+        if status.st_size > MOST:
+            raise Failure(f"{root}/{path} is too large, more than {MOST >> 20} MB")
         if stat.S_ISREG(status.st_mode):
-            text = read(f"/proc/self/fd/{opened[1]}", flags=os.O_NOATIME * ours, most=MOST + 1)
-            if len(text) > MOST:
-                raise Failure(f"{root}/{path} is too large, more than {MOST >> 20} MB")
-            return text
+            return read(f"/proc/self/fd/{opened[1]}", os.O_NOATIME * ours, status.st_size)
         return ""
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -2209,10 +2211,9 @@ def spec(words: "list[str]") -> int:
         print_all(data)
         return 0
     catch_interrupts()
-    folder, name = os.path.split(bundle)
-    os.makedirs(folder, exist_ok=True)
-    enter_own(folder)
-    name = f"./{name}"  # it may begin with a hyphen
+    os.makedirs(os.path.dirname(bundle), exist_ok=True)
+    enter_own(os.path.dirname(bundle))
+    name = f"./{os.path.basename(bundle)}"  # it may begin with a hyphen
     libc("mkdir", name, 0o777, path=bundle)
     try:
         if container.copy:
