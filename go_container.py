@@ -1435,7 +1435,7 @@ def a_name(text: str) -> str:
 def a_variable(text: str) -> "tuple[str, str | None]":
     """K=V, or K with its value here; None takes it away."""
     name, equals, value = text.partition("=")
-    require(name, "not K=V or K")
+    require(name, "no name of a variable")
     return name, value if equals else os.environ.get(name)
 
 
