@@ -1751,7 +1751,7 @@ def read_inside(root: str, path: str) -> str:
         status = os.fstat(opened[1])
         ours = os.geteuid() in (0, status.st_uid)  # only they may read without a new access time
         if status.st_size > MOST:
-            raise Failure(f"{root}/{path} is too large, more than {MOST >> 20} MB")
+            raise OSError(0, f"it has more than {MOST >> 20} MB", f"{root}/{path}")
         if stat.S_ISREG(status.st_mode):
             return read(f"/proc/self/fd/{opened[1]}", os.O_NOATIME * ours, status.st_size)
         return ""
@@ -2370,7 +2370,7 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
         fill()
         os.chmod("root", 0o755)
         quietly(os.mkdir, before)  # to change places with
-        if read_inside(before, ".gitignore") == GITIGNORE and not mode_of("root/.gitignore"):
+        if quietly(read_inside, before, ".gitignore") == GITIGNORE and not mode_of("root/.gitignore"):
             write("root/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
