@@ -2370,7 +2370,8 @@ def replace_root(path: str, fill: "Callable[[], None]") -> None:
         fill()
         os.chmod("root", 0o755)
         quietly(os.mkdir, before)  # to change places with
-        if quietly(read_inside, before, ".gitignore") == GITIGNORE and not mode_of("root/.gitignore"):
+        kept = quietly(read_inside, before, ".gitignore")
+        if kept == GITIGNORE and not mode_of("root/.gitignore"):
             write("root/.gitignore", f"{GITIGNORE}\n")
         libc("renameat2", AT_FDCWD, "root", parent, name, RENAME_EXCHANGE, path=path)
     finally:
