@@ -877,7 +877,10 @@ def hand_over_code(host: "Host") -> None:
     send(host.socket, f"forked {host.pid_1}")
     host.socket.close()  # only PID 1 holds this end now: when it execs, run sees end of file
     names = {"__name__": "__main__", "__file__": __file__, "DESCRIPTION": host.description}
-    quietly(write_all, host.code, marshal.dumps((CODE, names)))  # run sees if PID 1 has ended
+    code = marshal.dumps((CODE, names))
+    os.set_blocking(host.code, False)  # PID 1 may be stopped, and then run be killed
+    while code and host.lifeline not in wait({host.code: POLLOUT, host.lifeline: POLLIN}):
+        code = code[quietly(os.write, host.code, code) or len(code):]  # run sees if PID 1 has ended
     os.close(host.code)
 
 

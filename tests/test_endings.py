@@ -235,6 +235,20 @@ def test_sigkill_of_all_at_any_moment_of_the_start_leaves_nothing(background, ru
     assert not leaves(parent)
 
 
+def test_sigkill_of_run_while_pid_1_is_stopped_leaves_nothing(background, parent):
+    """…as soon as it is a program of its own: the guard does not wait for it to read the code."""
+    for _ in range(20):
+        container = background("sleep", "1000")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with suppress(AssertionError, FileNotFoundError, ProcessLookupError):
+                if b"\0child\0" in Path(f"/proc/{container.pid_1}/cmdline").read_bytes():
+                    os.kill(container.pid_1, SIGSTOP)
+                    break
+        container.signal(SIGKILL)
+        assert container.is_gone()
+
+
 # --- Leaves of killed runs ---------------------------------------------------------------------
 
 
