@@ -621,8 +621,8 @@ def sweep_leaves(host: "Host") -> None:
         for name in os.listdir(cgroup.path):
             leaf = f"{cgroup.path}/{name}"
             if name.startswith("run-") and (orphan := quietly(lock, leaf) or -1) >= 0:
-                pids = read(f"{leaf}/cgroup.procs").split()
-                for pid in pids:  # its PID 1 does not die with its parents: exec(2) or it said so
+                pids = {*read(f"{leaf}/cgroup.procs").split()} - {"0"}  # 0: not in our namespace
+                for pid in pids:  # PID 1 has lost its parent-death signal, as by a change of user
                     quietly(os.kill, int(pid), _signal.SIGKILL)
                 remove_leaves(host.cgroups, name, patience=len(pids))
                 os.close(orphan)
@@ -652,7 +652,7 @@ def await_exec(host: "Host") -> None:
 
 def check_udp_ports(host: "Host") -> None:
     """Two runs that start at once could both have a UDP port: pasta(1) lets others listen there."""
-    places = [line.split()[1] for line in read("/proc/net/udp").split("\n")]
+    places = [place for line in read("/proc/net/udp").split("\n") for place in line.split()[1:2]]
     for kind, _, port, _ in host.publish:
         ours = [place for place in places if place.endswith(f":{port:04X}")]
         if kind == "udp" and len(ours) > len({*ours}):
@@ -669,7 +669,7 @@ def close_loopback(host: "Host") -> None:
     devices = [int(fd) for fd in quietly(os.listdir, folder) or ()  # others come and go meanwhile
                if f"{quietly(os.readlink, f'{folder}/{fd}')}".endswith("/tun")]
     pasta = os.pidfd_open(host.pasta)
-    tun = quietly(libc, "syscall", PIDFD_GETFD, pasta, *devices[:1] or [-1], 0)
+    tun = quietly(libc, "syscall", PIDFD_GETFD, pasta, *(devices[:1] or [-1]), 0)
     if tun is None:
         raise Failure("--network pasta: pasta's device cannot be reached; has pasta ended?")
     libc("ioctl", tun, TUNATTACHFILTER, sock_fprog(NOT_LOOPBACK))
@@ -1729,7 +1729,7 @@ def is_trusted(path: str) -> bool:
 
 
 def enter_own(folder: str) -> None:
-    """Go to a directory; as root only if no other user can change what is in it: it is written to.
+    """Go to a directory to write there; as root, only if nobody else can put a link there.
 
     Raises Failure.
     """
@@ -2013,22 +2013,22 @@ class Terminal:
     def show(self, master: int, end: int) -> None:
         """In a thread, since writing may block: what the container writes, to standard output.
 
-        When nobody inside is left, a byte comes to `end`. Then all is read up to the hang-up; it
-        does not come if somebody outside was given the terminal, so a second without any is enough.
+        When nobody inside is left, a byte comes to `end`. What is left to read ends with a hang-up;
+        or with a second of silence, since somebody outside may have been given the terminal.
         """
         ended = False
         try:
             while True:
-                happened = wait({master: POLLIN} if ended else {master: POLLIN, end: POLLIN},
+                happened = wait({master: POLLIN, end: POLLIN},
                                 time.monotonic() + 1 if ended else 0.0)
                 if end in happened:
-                    ended = bool(os.read(end, 1))
-                    if not ended:
+                    ended = True
+                    if not os.read(end, 1):
                         break
-                elif not happened.get(master, 0) & POLLIN:
-                    break
-                else:
+                elif happened.get(master, 0) & POLLIN:
                     write_all(1, quietly(os.read, master, 1 << 16) or b"")
+                else:
+                    break
         except OSError as error:
             self.trouble = error
         os.close(master)  # a hang-up for whoever still has the other end open
@@ -3053,7 +3053,7 @@ def spawn(*command: str) -> None:
                           stderr=stderr, errors="replace", close_fds=False, preexec_fn=prepare)
     if status := done.returncode:
         limit = "; a file got too large: see ulimit -f" * (status == -_signal.SIGXFSZ)
-        words = [line for line in (done.stdout or "").split("\n")
+        words = [line for line in done.stdout.split("\n")
                  if line and "tar: Removing leading" not in line]
         words.append(f"{command[0]}: exit code {status}{limit}")
         raise Failure(words[0], status=status)

@@ -237,16 +237,21 @@ def test_sigkill_of_all_at_any_moment_of_the_start_leaves_nothing(background, ru
 
 def test_sigkill_of_run_while_pid_1_is_stopped_leaves_nothing(background, parent):
     """…as soon as it is a program of its own: the guard does not wait for it to read the code."""
+    stopped = 0
     for _ in range(20):
         container = background("sleep", "1000")
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+        words = b""
+        while time.monotonic() < deadline and not words.startswith(b"sleep\0"):
             with suppress(AssertionError, FileNotFoundError, ProcessLookupError):
-                if b"\0child\0" in Path(f"/proc/{container.pid_1}/cmdline").read_bytes():
+                words = Path(f"/proc/{container.pid_1}/cmdline").read_bytes()
+                if b"\0child\0" in words:
                     os.kill(container.pid_1, SIGSTOP)
+                    stopped += 1
                     break
         container.signal(SIGKILL)
         assert container.is_gone()
+    assert stopped  # the control: not every look came too late
 
 
 # --- Leaves of killed runs ---------------------------------------------------------------------

@@ -18,6 +18,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ MARK = f"SOAK_MARK={NAME}"  # in the environment of every process that belongs t
 PATIENCE = 120  # seconds until a launch counts as one that hangs
 GROWTH = 16 << 20  # bytes that the kernel may have in use for other reasons
 A_LAUNCH = 8 << 10  # or this for each: what it forgets under pressure only. A namespace is more
+PASTA = bool(shutil.which("pasta")) and Path("/dev/net/tun").exists()
 # Without udev only root may open /dev/net/tun, and pasta is not root: here everybody may.
 OPEN_TUN = """mount -t tmpfs -o mode=755 tmpfs /mnt && mknod -m 666 /mnt/tun c 10 200 &&
     mount --bind /mnt/tun /dev/net/tun && umount -l /mnt"""
@@ -57,7 +59,7 @@ class Launch:
             (0.3, ["--pids-limit", str(chance.randrange(4, 20))]),
             (0.2, ["--cpus", "0.5"]),
             (0.3, ["--network", "none"]),
-            (0.2, ["--network", "pasta"]),
+            (0.2 * PASTA, ["--network", "pasta"]),
             (0.3, ["--rm"]),
             (0.2, ["--read-only"]),
             (0.2, ["--init"]),
@@ -296,7 +298,8 @@ def main() -> int:
         sys.exit("soak.py has to be started as root")
     for propagation in ("private", "shared"):
         subprocess.run(["mount", f"--make-r{propagation}", "/"], check=True)
-    subprocess.run(["sh", "-c", OPEN_TUN], check=True)
+    if PASTA:
+        subprocess.run(["sh", "-c", OPEN_TUN], check=True)
     limits = ["--pids", "1000", "--memory", "2G"]
     subprocess.run([CGROUP_SH, "--name", NAME, *limits], check=True, stdout=subprocess.DEVNULL)
     try:
