@@ -168,6 +168,23 @@ def test_swap_does_not_stretch_the_limit_where_there_is_swap(root):
     assert "code 137" in done.stdout and "memory limit of 50 MB" in done.stderr + done.stdout
 
 
+# The number of a process that is in no PID namespace of the reader's is 0, and kill(0) is oneself.
+AN_ORPHAN_ELSEWHERE = f"""
+run="'{PYTHON}' '{SCRIPT}' run --rootfs /mnt"
+eval "$run true"
+mkdir /sys/fs/cgroup/demo/run-orphan
+sleep 1000 & echo $! >/sys/fs/cgroup/demo/run-orphan/cgroup.procs
+eval "setsid -w unshare --pid --fork --mount-proc $run hostname"; echo code $?
+"""
+
+
+@needs_uml
+@pytest.mark.once
+def test_an_orphan_of_another_pid_namespace_is_not_mistaken_for_oneself(root):
+    said = in_world("v2", "sh", "-c", AN_ORPHAN_ELSEWHERE, ext4=root)
+    assert "container\n" in said and "code 0" in said, said
+
+
 # That kernel has its devices as modules, and nothing that lets everybody open /dev/net/tun.
 A_NETWORK = f"""
 for name in tun dummy; do
